@@ -1,36 +1,36 @@
 """Every error the package raises on purpose. The tree, with the exit code of the command line:
 
-    ToolchainError                      1   something failed; the text says what, what was got, what to do
-    ├── UsageError                      2   the request itself is wrong
-    │   ├── ConfigError                 2   a key of run.toml or a flag
-    │   └── UnknownNameError            2   a name that does not exist, with "did you mean"
-    ├── ModelError                      3   the model file or network
-    │   ├── CheckpointError             3   missing, truncated, not a detector
-    │   ├── UnsafeCheckpointError       3   a .pt or .yaml that asks to run code
-    │   └── RewriteError                3   a block rewrite changed the outputs
-    ├── DataError                       4   data YAML, images, labels
-    ├── PruningError                    5   the cut
-    │   ├── NothingPrunedError          5   no channel would be removed
-    │   ├── AlignmentError              5   a conv is left with a width that is not aligned
-    │   └── PlanError                   5   a plan does not fit the model
-    ├── TrainingError                   6   fine-tuning
-    ├── ExportError                     7   ONNX
-    │   └── ParityError                 7   ONNX and torch disagree
-    ├── QuantizationError               8   calibration, Q/DQ
-    │   └── AccuracyGateError           8   INT8 lost more mAP than allowed
-    ├── DeviceError                     9   the host an engine runs on
-    │   ├── UnreachableError            9   no route, refused connection, unknown name
-    │   ├── HostKeyError                9   unknown or changed host key
-    │   ├── AuthenticationError         9   key or user refused
-    │   ├── RemoteTimeoutError          9   a deadline passed
-    │   ├── ConnectionLostError         9   the link was cut in the middle
-    │   ├── OutOfMemoryError            9   killed, or an allocation failed
-    │   ├── DiskFullError               9   no space left (here or on the device)
-    │   ├── RuntimeMissingError         9   no Python, no runtime, or another version
-    │   ├── ProviderError               9   the provider asked for is not the one used
-    │   └── ProtocolError               9   the agent's answer is not what the protocol allows
-    ├── MeasurementError               10   a result that must not be used
-    └── RunFolderError                 11   the run folder belongs to another job or is damaged
+ToolchainError                      1   something failed; the text says what, what was got, what to do
+├── UsageError                      2   the request itself is wrong
+│   ├── ConfigError                 2   a key of run.toml or a flag
+│   └── UnknownNameError            2   a name that does not exist, with "did you mean"
+├── ModelError                      3   the model file or network
+│   ├── CheckpointError             3   missing, truncated, not a detector
+│   ├── UnsafeCheckpointError       3   a .pt or .yaml that asks to run code
+│   └── RewriteError                3   a block rewrite changed the outputs
+├── DataError                       4   data YAML, images, labels
+├── PruningError                    5   the cut
+│   ├── NothingPrunedError          5   no channel would be removed
+│   ├── AlignmentError              5   a conv is left with a width that is not aligned
+│   └── PlanError                   5   a plan does not fit the model
+├── TrainingError                   6   fine-tuning
+├── ExportError                     7   ONNX
+│   └── ParityError                 7   ONNX and torch disagree
+├── QuantizationError               8   calibration, Q/DQ
+│   └── AccuracyGateError           8   INT8 lost more mAP than allowed
+├── DeviceError                     9   the host an engine runs on
+│   ├── UnreachableError            9   no route, refused connection, unknown name
+│   ├── HostKeyError                9   unknown or changed host key
+│   ├── AuthenticationError         9   key or user refused
+│   ├── RemoteTimeoutError          9   a deadline passed
+│   ├── ConnectionLostError         9   the link was cut in the middle
+│   ├── OutOfMemoryError            9   killed, or an allocation failed
+│   ├── DiskFullError               9   no space left (here or on the device)
+│   ├── RuntimeMissingError         9   no Python, no runtime, or another version
+│   ├── ProviderError               9   the provider asked for is not the one used
+│   └── ProtocolError               9   the agent's answer is not what the protocol allows
+├── MeasurementError               10   a result that must not be used
+└── RunFolderError                 11   the run folder belongs to another job or is damaged
 """
 
 from __future__ import annotations
