@@ -56,7 +56,9 @@ def parity(
         "tolerance_box_px": BOX_PX * tolerance, "tolerance_box_relative": BOX_RELATIVE * tolerance,
     }  # fmt: skip
     if not (score <= tolerance and box_excess <= 1):
-        got = f"scores differ by {score:.2e} (allowed {tolerance:.0e}), boxes by {box_px:.2e} px (allowed {BOX_PX * tolerance:.2f} + {BOX_RELATIVE * tolerance:.0e} of the value)"
+        got = (
+            f"scores differ by {score:.2e} (allowed {tolerance:.0e}), boxes by {box_px:.2e} px ({box_excess:.2f} of the allowed)"
+        )
         raise ParityError(
             "the ONNX file and torch disagree", got=got, fix="export with simplify off or another opset, and report it"
         )

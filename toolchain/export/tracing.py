@@ -7,8 +7,9 @@ and writes opset 18 at least, while TensorRT 8.x reads 17 at most.
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -70,21 +71,21 @@ def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool) -> onnx.
     import torch
 
     example = torch.zeros(1, 3, imgsz, imgsz)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with tempfile.TemporaryDirectory(prefix="trace-") as folder, warnings.catch_warnings(), torch.no_grad():
+        path = Path(folder) / "traced.onnx"
         warnings.simplefilter("ignore")  # tracer warnings about shapes: the parity check judges the result
         network(example)
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            str(path),
             opset_version=opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None,
             dynamo=False,
         )
-    return onnx.load_from_string(buffer.getvalue())
+        return onnx.load(path)
 
 
 def check_outputs(model: onnx.ModelProto, classes: int) -> None:
