@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = ("disc", "triangle", "star")
-MAX_SHAPES = 5
-RADIUS_RANGE = (0.055, 0.20)  # of the picture's side
+MAX_SHAPES = 4
+RADIUS_RANGE = (0.09, 0.24)  # of the picture's side
 MIN_RADIUS_PX = 5.0
 MIN_VISIBLE = 0.55  # of a shape's own area, or it is not drawn: a sliver has no class
-MIN_CONTRAST = 60.0  # grey levels, shape against what is behind it
+MIN_CONTRAST = 80.0  # grey levels, shape against what is behind it
 FINE = 4  # sub-pixels per pixel side while a shape is rasterised
 
 Image = NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Scene:
 
 
 def draw_scene(rng: Rng, size: int) -> Scene:
-    """Draw one picture of `size` x `size` px with 1 to 5 shapes."""
+    """Draw one picture of `size` x `size` px with 1 to 4 shapes."""
     canvas = background(rng, size)
     owner = np.full((size, size), -1, dtype=np.int32)
     labels: list[int] = []
@@ -65,7 +65,7 @@ def background(rng: Rng, size: int) -> Field:
     canvas = np.broadcast_to(rng.uniform(60, 190, 3).astype(np.float32), (size, size, 3)).copy()
     for octave in range(2, 7):
         grid = rng.normal(0, 1, (2**octave, 2**octave, 3)).astype(np.float32)
-        canvas += rng.uniform(8, 30) / (octave - 1) * cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
+        canvas += rng.uniform(6, 24) / (octave - 1) * cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
     y, x = (np.mgrid[0:size, 0:size] / size).astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     canvas += (rng.uniform(0, 60) * (np.cos(angle) * x + np.sin(angle) * y))[..., None]
@@ -74,7 +74,7 @@ def background(rng: Rng, size: int) -> Field:
         stripes = np.sin(2 * np.pi * waves * (np.cos(angle) * x + np.sin(angle) * y))
         canvas += stripes[..., None] * rng.uniform(-25, 25, 3)
     canvas = np.clip(canvas, 0, 255).astype(np.float32)
-    for _ in range(int(rng.integers(3, 12))):
+    for _ in range(int(rng.integers(2, 9))):
         _clutter(rng, canvas, size)
     return canvas
 
