@@ -1,0 +1,27 @@
+"""Keep ultralytics from fetching anything: environment variables alone do not stop its font and weight downloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def stay_offline() -> None:
+    """Make every download attempt of ultralytics fail at once, in this process. Safe to call again."""
+    from ultralytics.utils import downloads
+
+    downloads.is_url = _is_local_url
+    downloads.safe_download = _refuse
+    downloads.attempt_download_asset = _local_only
+
+
+def _is_local_url(url: object, check: bool = False) -> bool:
+    """As ultralytics' own, with every address unreachable."""
+    return str(url).startswith(("http://", "https://")) and not check
+
+
+def _refuse(url: object, *args: Any, **kwargs: Any) -> Any:
+    raise ConnectionError(f"edge-toolchain never downloads; asked for {url}")
+
+
+def _local_only(file: object, *args: Any, **kwargs: Any) -> str:
+    return str(file)
