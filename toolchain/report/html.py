@@ -1,0 +1,87 @@
+"""The report: one HTML file that loads nothing, works offline, on a phone, on paper, in light and in dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolchain.report.charts import NARROW, WIDE, accuracy_against_latency, distribution, training
+from toolchain.report.columns import columns_of, footnotes_of
+from toolchain.report.headline import headline, tiles
+from toolchain.report.rows import class_rows, duration, engine_rows, evidence, heat, reproduce, table_rows
+from toolchain.report.samples import load_samples
+from toolchain.report.summary import Summary, parse_summary
+from toolchain.stage import write_bytes
+
+TEMPLATE = "report.html.j2"
+
+
+def write_report(summary: Mapping[str, Any], out: Path) -> None:
+    """Write the report of a run.
+
+    Args:
+        summary: contents of `summary.json`; see `Summary`. Paths of raw samples are relative to `out`'s folder.
+        out: the .html file, replaced in one step.
+
+    Raises:
+        RunFolderError: the summary does not fit its schema, or a file of raw samples is damaged.
+        MeasurementError: a variant holds a value no measurement can give.
+        DiskFullError: no space left.
+    """
+    write_bytes(out, render(parse_summary(summary), out.parent).encode())
+
+
+def render(summary: Summary, folder: Path) -> str:
+    """The page as text; raw samples are looked for in `folder`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("toolchain.report", package_path="")
+    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters["duration"] = duration
+    return env.get_template(TEMPLATE).render(_context(summary, folder))
+
+
+def _context(summary: Summary, folder: Path) -> dict[str, Any]:
+    samples, absent = load_samples(summary.bench, folder)
+    colours = {variant.label: row for row, variant in enumerate(summary.variants)}
+    series = [colours.get(label, len(colours) + row) for row, label in enumerate(samples)]
+    return {
+        "s": summary,
+        "headline": headline(summary),
+        "tiles": tiles(summary),
+        "columns": columns_of(summary.variants),
+        "rows": table_rows(summary.variants),
+        "notes": footnotes_of(summary.variants).texts,
+        "scatter": _both(lambda width: accuracy_against_latency(summary.variants, width)),
+        "distribution": _both(lambda width: distribution(list(samples.items()), series, width)),
+        "engines": engine_rows(samples, series),
+        "absent_samples": absent,
+        "curves": _training(summary),
+        "widest": max((layer.dense for layer in summary.layers), default=1),
+        "heat": heat(summary.sensitivity or []),
+        "classes": class_rows(summary.variants),
+        "longest_s": max((stage.duration_s for stage in summary.stages), default=0) or 1,
+        "total_s": sum(stage.duration_s for stage in summary.stages),
+        "evidence": evidence(summary),
+        "reproduce": reproduce(summary),
+    }
+
+
+def _both(draw: Any) -> list[Any]:
+    """The picture for a wide and for a narrow screen; empty if there is nothing to draw."""
+    return [chart for chart in (draw(WIDE), draw(NARROW)) if chart is not None]
+
+
+def _training(summary: Summary) -> list[list[Any]]:
+    """A picture of mAP and one of loss, as far as they were recorded."""
+    if summary.training is None:
+        return []
+    found = []
+    for name, title in (("map50_95", "mAP50-95"), ("loss", "training loss")):
+        curve = [(epoch.epoch, getattr(epoch, name)) for epoch in summary.training.curve if getattr(epoch, name) is not None]
+        best = summary.training.best_epoch
+        found.append(
+            _both(lambda width, c=curve, t=title, b=best: training(c, t, b, width / 2 - 10 if width > NARROW else width))
+        )
+    return [pictures for pictures in found if pictures]
