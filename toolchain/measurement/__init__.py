@@ -1,0 +1,1 @@
+"""Numbers from raw samples (stats) and the results kept in records.jsonl (record)."""

@@ -1,0 +1,37 @@
+"""Runtimes, one file each, found by file name: `rt_NAME.py`.
+
+Contract of such a file (standard library, numpy and the runtime itself, imported inside its functions; Python 3.6 syntax):
+
+    NAME        the NAME of the file
+    PRECISIONS  tuple of "fp32", "fp16", "int8"
+    version()   the runtime's version; ImportError where it is not installed
+    providers() names that `load` may be asked for
+    load(path, provider, threads) -> engine; AgentError("provider", ...) when that provider cannot be had, never another one
+        engine.provider             the one really used
+        engine.version, .options    strings and numbers for the record
+        engine.inputs, .outputs     list of {"name", "shape" (int, or str/None where free), "type" (numpy name)}
+        engine.run(array)           list of numpy arrays
+"""
+
+import importlib
+import pkgutil
+
+from ..wire import AgentError
+
+PREFIX = "rt_"
+
+
+def names():
+    """Names of all runtimes this agent has a file for."""
+    return sorted(module[1][len(PREFIX) :] for module in pkgutil.iter_modules(__path__) if module[1].startswith(PREFIX))
+
+
+def find(name):
+    """The runtime's module.
+
+    Raises:
+        AgentError: there is no file for it.
+    """
+    if name not in names():
+        raise AgentError("bad_request", "unknown runtime %r; this agent has %s" % (name, ", ".join(names())))
+    return importlib.import_module("." + PREFIX + name, __name__)

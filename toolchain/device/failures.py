@@ -1,0 +1,62 @@
+"""From what a device reports, or how its process ended, to the error the user sees."""
+
+from __future__ import annotations
+
+import signal
+
+from toolchain import errors
+from toolchain.device.channel import Ended
+from toolchain.device.messages import Failure, check
+from toolchain.errors import ConnectionLostError, DeviceError, ProtocolError, RuntimeMissingError
+
+KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
+    "runtime_missing": (
+        RuntimeMissingError,
+        "something the engine needs is not installed there",
+        "pip install numpy onnxruntime",
+    ),
+    "provider": (errors.ProviderError, "the provider asked for cannot be used", "ask for one of the providers listed"),
+    "out_of_memory": (errors.OutOfMemoryError, "out of memory on the device", "close other programs, or take a smaller model"),
+    "disk_full": (errors.DiskFullError, "no space left on the device", "free some space there and try again"),
+    "upload": (ProtocolError, "a file did not arrive whole", "try again; check the link if it happens twice"),
+    "engine": (DeviceError, "the device cannot use this engine", "check the runtime version and the export"),
+    "data": (errors.DataError, "the pictures do not fit the engine", "prepare them for the engine's input size"),
+    "bad_request": (ProtocolError, "the agent does not understand the request", ""),
+    "internal": (DeviceError, "the agent failed", ""),
+}
+
+
+def _safe(text: str) -> str:
+    """Text of a device without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def reported(host: str, doing: str, data: object) -> errors.ToolchainError:
+    """The error for a failure that the agent reported."""
+    report = check(Failure, data)
+    kind, what, fix = KINDS.get(report.kind, KINDS["internal"])
+    return kind(f"{host}, {doing}: {what}", got=_safe(report.text), fix=fix)
+
+
+def ended(host: str, doing: str, end: Ended, noise: bytes) -> DeviceError:
+    """The error for a process that ended before it answered."""
+    where = f"{host}, {doing}"
+    tail = _safe(end.stderr.strip())[-1500:]
+    number = end.signal if end.signal is not None else (end.status - 128 if end.status and end.status > 128 else None)
+    if end.link_lost is not None:
+        return ConnectionLostError(
+            f"{where}: the link was cut", got=end.link_lost, fix="run the same command: what was measured is kept"
+        )
+    if number == signal.SIGKILL:
+        fix = "most likely the system was out of memory: close other programs, or take a smaller model"
+        return errors.OutOfMemoryError(f"{where}: the process was killed", got="signal 9", fix=fix)
+    if number == signal.SIGILL:
+        return DeviceError(f"{where}: illegal instruction", got=tail or None, fix="install a runtime built for that processor")
+    if number is not None:
+        return DeviceError(f"{where}: the process was ended by signal {number}", got=tail or None)
+    if end.status in (126, 127):
+        return RuntimeMissingError(
+            f"{where}: no usable Python there", got=tail or None, fix="install Python 3, or name it with --python"
+        )
+    got = tail or (f"on stdout: {noise[-300:]!r}" if noise else "no output")
+    return ProtocolError(f"{where}: the process ended with status {end.status} before it answered", got=got)

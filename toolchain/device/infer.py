@@ -1,0 +1,88 @@
+"""Run an engine over a prepared set of pictures where it will live, and bring the candidate boxes back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain import progress
+from toolchain.device.messages import InferAnswer, Probe, Progress, check
+from toolchain.device.remote import connect
+from toolchain.errors import DataError, ProtocolError
+from toolchain.predictions import Predictions
+from toolchain.stage import file_sha256
+
+PROBE_S = 60.0
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """What ran where.
+
+    Attributes:
+        device: the probe of the machine.
+        versions: of the runtime and Python there.
+        seconds: time in the engine alone, on the device's clock.
+    """
+
+    device: dict[str, Any]
+    versions: dict[str, str | None]
+    provider: str
+    seconds: float
+    images: int
+    engine_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return asdict(self)
+
+
+def _count(images_npy: Path) -> int:
+    try:
+        images = np.load(images_npy, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError("not a prepared set of pictures", got=f"{images_npy}: {error}") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise DataError("pictures must be (n, 3, size, size) uint8", got=f"{images_npy}: {images.shape} {images.dtype}")
+    return len(images)
+
+
+def infer(
+    engine: Path, images_npy: Path, out_npz: Path, *, host: str = "local", runtime: str = "onnxruntime",
+    provider: str = "CPUExecutionProvider", threads: int = 2, python: str | None = None, timeout_s: float = 600.0,
+) -> InferResult:  # fmt: skip
+    """Write the engine's raw detections as a `Predictions` file.
+
+    Args:
+        engine: model file whose first output is (batch, 4 + classes, anchors), decoded.
+        images_npy: (n, 3, size, size) uint8 RGB, as imaging.prepare_set writes it.
+        out_npz: the predictions.
+        timeout_s: longest silence of the device.
+
+    Raises:
+        DeviceError and its kinds, DataError: the pictures or the answer are not what they must be.
+    """
+    count = _count(images_npy)
+    with connect(host, python=python) as device, device.session() as session, progress.task(
+        f"Inference on {device.name}", total=count, unit="images"
+    ) as task:  # fmt: skip
+        probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
+        remote = {"path": session.put(engine), "images": session.put(images_npy)}
+
+        def show(name: str, data: object) -> None:
+            if name == "progress":
+                task.advance(check(Progress, data).done - task.done)
+
+        settings = {"runtime": runtime, "provider": provider, "threads": threads}
+        answer = check(InferAnswer, session.request("infer", timeout_s=timeout_s, on_event=show, **remote, **settings))
+        session.get(answer.path, out_npz, size=answer.size, sha256=answer.sha256)
+    predictions = Predictions.load(out_npz)
+    if len(predictions.counts) != count:
+        raise ProtocolError("the device answered for another number of pictures", got=f"{len(predictions.counts)}, sent {count}")
+    if not np.isfinite(predictions.rows).all():
+        raise DataError("predictions hold NaN or infinite values", got=str(out_npz))
+    versions = {"python": probe.python, "numpy": probe.numpy, runtime: answer.runtime_version}
+    return InferResult(probe.model_dump(), versions, answer.provider, answer.seconds, count, file_sha256(engine))
