@@ -1,68 +1,48 @@
 """Reach a device: this machine itself, or another over SSH. The only file that knows SSH.
 
-No text that came from outside is ever part of a remote command: the command is fixed words plus a checked Python path, and
-everything else travels on the process's standard input.
+No text that came from outside is ever part of a remote command: the command is fixed words and a checked Python path, everything
+else travels on the process's standard input. Host keys are always checked, whatever the ssh config says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import shlex
+import socket
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 from toolchain.device.agent_package import agent_package
-from toolchain.device.channel import LocalChannel
+from toolchain.device.channel import ONE_LINER, STDERR_TAIL, Ended
 from toolchain.device.host import HostSpec, parse_host
+from toolchain.device.loop import Loop, Timeouts
+from toolchain.device.machine import Device, LocalDevice
 from toolchain.device.session import CACHE, START_S, AgentSession
-from toolchain.errors import UsageError
+from toolchain.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    DeviceError,
+    HostKeyError,
+    RemoteTimeoutError,
+    UnreachableError,
+    UsageError,
+)
 
+if TYPE_CHECKING:
+    import asyncssh
+
+__all__ = ["Device", "HostSpec", "LocalDevice", "SshDevice", "connect", "parse_host"]
+
+CONNECT_S = 30.0
+KEEPALIVE_S, KEEPALIVE_COUNT = 5, 6  # a silent link counts as lost after 30 s: twice an outage of 15 s is survived
+SESSIONS_PER_LINK = 8  # OpenSSH allows 10
 PYTHON = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
 FOLDER = re.compile(r"(~/|/)[^\x00-\x1f]*")
-
-__all__ = ["Device", "HostSpec", "LocalDevice", "connect", "parse_host"]
-
-
-class Device(Protocol):
-    """A machine engines can run on."""
-
-    name: str
-
-    def session(self) -> AgentSession:
-        """Start one agent process there."""
-        ...
-
-    def close(self) -> None:
-        """End the connection and what still runs on it."""
-        ...
-
-    def __enter__(self) -> Device: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-
-class LocalDevice:
-    """This machine."""
-
-    name = "local"
-
-    def __init__(self, python: str, cache: str, start_s: float) -> None:
-        self._python, self._cache, self._start_s = python, cache, start_s
-
-    def session(self) -> AgentSession:
-        channel = LocalChannel(self._python, len(agent_package().loader))
-        return AgentSession(channel, self.name, local=True, cache=self._cache, start_s=self._start_s)
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> LocalDevice:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+WRAPPER = '"$@"; exit $?'  # so that a death by signal is told from a lost link: 128 + signal
 
 
 def connect(
@@ -78,7 +58,7 @@ def connect(
         start_s: longest wait for the agent to start.
 
     Raises:
-        UsageError: not a host, or not a Python path.
+        UsageError: not a host, not a Python path, or an ssh config that cannot be read.
         UnreachableError, HostKeyError, AuthenticationError, RemoteTimeoutError, ConnectionLostError
     """
     spec = parse_host(host)
@@ -90,4 +70,205 @@ def connect(
         raise UsageError("not a folder for the agent", got=repr(cache), fix="an absolute path, or one from ~/")
     if spec.local:
         return LocalDevice(python, cache, start_s)
-    raise UsageError("SSH is not there yet", got=host)
+    config = ssh_config or (Path(os.environ["EDGE_SSH_CONFIG"]) if os.environ.get("EDGE_SSH_CONFIG") else None)
+    return SshDevice(spec, python, cache, config, start_s)
+
+
+class SshDevice:
+    """A machine reached over SSH with the user's own keys, agent and config."""
+
+    def __init__(self, spec: HostSpec, python: str, cache: str, config: Path | None, start_s: float) -> None:
+        self.name = spec.text
+        self._spec, self._config, self._cache, self._start_s = spec, config, cache, start_s
+        words = ["sh", "-c", WRAPPER, "edge", python, "-c", ONE_LINER, str(len(agent_package().loader))]
+        self._command = " ".join(shlex.quote(word) for word in words)
+        self._loop = Loop()
+        self._links: list[asyncssh.SSHClientConnection] = []
+        self._sessions = 0
+        try:
+            self._link()
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __enter__(self) -> SshDevice:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def session(self) -> AgentSession:
+        """Start one agent process there."""
+        import asyncssh
+
+        if self._sessions and self._sessions % SESSIONS_PER_LINK == 0:
+            self._link()
+        try:
+            process = self._loop.run(self._links[-1].create_process(self._command, encoding=None, env={}), CONNECT_S)
+        except Timeouts as error:
+            raise RemoteTimeoutError(f"{self.name}: no session in time", got=f"{CONNECT_S:g} s") from error
+        except asyncssh.ChannelOpenError as error:
+            raise DeviceError(f"{self.name}: the server refuses to run a command", got=error.reason) from error
+        except (asyncssh.Error, OSError) as error:
+            raise ConnectionLostError(f"{self.name}: the link was cut", got=str(error)) from error
+        self._sessions += 1
+        channel = SshChannel(self._loop, process)
+        return AgentSession(channel, self.name, local=False, cache=self._cache, start_s=self._start_s)
+
+    def close(self) -> None:
+        """End the links, and with them every process still on them."""
+        try:
+            for link in self._links:
+                self._loop.run(_close(link), 10)
+        except Timeouts:
+            pass  # a dead link does not say goodbye
+        finally:
+            self._loop.close()
+
+    def _link(self) -> None:
+        self._links.append(open_link(self._loop, self._spec, self._config))
+
+
+async def _close(link: asyncssh.SSHClientConnection) -> None:
+    link.abort() if link.is_closed() else link.close()
+    await link.wait_closed()
+
+
+class SshChannel:
+    """One remote process."""
+
+    def __init__(self, loop: Loop, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._loop, self._process = loop, process
+        self._stderr, self._lost = b"", ""
+        self._loop.run(self._watch_stderr(), 5)
+
+    def read(self, timeout_s: float) -> bytes:
+        import asyncssh
+
+        try:
+            return self._loop.run(self._process.stdout.read(1 << 16), timeout_s)
+        except Timeouts as error:
+            raise RemoteTimeoutError("no answer in time", got=f"{timeout_s:g} s") from error
+        except (asyncssh.Error, OSError) as error:
+            self._lost = str(error) or type(error).__name__
+            return b""
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        import asyncssh
+
+        async def send() -> None:
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+
+        try:
+            self._loop.run(send(), timeout_s)
+        except Timeouts as error:
+            raise RemoteTimeoutError("the device does not read", got=f"{timeout_s:g} s") from error
+        except (asyncssh.Error, OSError) as error:
+            raise ConnectionLostError("the link or the process has ended", got=str(error)) from error
+
+    def finish(self, timeout_s: float) -> Ended:
+        async def end() -> None:
+            self._process.stdin.write_eof()
+            await self._process.wait_closed()
+
+        try:
+            self._loop.run(end(), timeout_s)
+        except (*Timeouts, OSError):
+            self.kill()
+        code = self._process.returncode
+        stderr = self._stderr.decode("utf-8", "replace")
+        if code is None:
+            return Ended(None, None, stderr, self._lost or "the process ended without a status")
+        return Ended(code, None, stderr) if code >= 0 else Ended(None, -code, stderr)
+
+    def kill(self) -> None:
+        async def end() -> None:
+            if self._process.returncode is None:
+                self._process.kill()
+            self._process.close()
+
+        self._loop.run(end(), 5)
+
+    async def _watch_stderr(self) -> None:
+        async def follow() -> None:
+            while block := await self._process.stderr.read(1 << 16):
+                self._stderr = (self._stderr + block)[-STDERR_TAIL:]
+
+        self._follower = asyncio.ensure_future(follow())
+
+
+def open_link(loop: Loop, spec: HostSpec, config: Path | None) -> asyncssh.SSHClientConnection:
+    """Connect and log in, or say what stands in the way."""
+    import asyncssh
+
+    asked: dict[str, Any] = {"host": spec.address, "config": [str(config)] if config else ()}
+    asked.update({"username": spec.user} if spec.user else {}, **({"port": spec.port} if spec.port else {}))
+    try:
+        options = asyncssh.SSHClientConnectionOptions(**asked)
+        hosts, files = _known_hosts(options)
+    except asyncssh.KeyImportError as error:
+        fix = "add the key to ssh-agent: ssh-add"
+        raise AuthenticationError(f"{spec.text}: a private key cannot be read", got=str(error), fix=fix) from error
+    except (OSError, ValueError) as error:
+        raise UsageError("the ssh config cannot be used", got=str(error), fix="try the same host with ssh itself") from error
+    where = f"{spec.text} ({options.host}:{options.port})"
+    try:
+        return loop.run(
+            asyncssh.connect(
+                **asked, known_hosts=hosts, preferred_auth="publickey", connect_timeout=CONNECT_S, login_timeout=CONNECT_S,
+                keepalive_interval=KEEPALIVE_S, keepalive_count_max=KEEPALIVE_COUNT,
+            ),
+            CONNECT_S + 5,
+        )  # fmt: skip
+    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
+        raise _host_key(where, options, hosts, files, error) from error
+    except asyncssh.PermissionDenied as error:
+        fix = f"allow your public key there: ssh-copy-id {spec.address}"
+        raise AuthenticationError(
+            f"{where}: the login was refused", got=f"user {options.username}: {error.reason}", fix=fix
+        ) from error
+    except asyncssh.KeyImportError as error:
+        raise AuthenticationError(f"{where}: a private key cannot be read", got=str(error), fix="ssh-add") from error
+    except Timeouts as error:
+        fix = "is it switched on, and is the address right?"
+        raise RemoteTimeoutError(f"{where}: no connection in time", got=f"{CONNECT_S:g} s", fix=fix) from error
+    except socket.gaierror as error:
+        fix = "check the spelling, or add the Host to ~/.ssh/config"
+        raise UnreachableError(f"{where}: no such host name", got=error.strerror, fix=fix) from error
+    except ConnectionRefusedError as error:
+        fix = "is sshd running there, on that port?"
+        raise UnreachableError(f"{where}: the connection was refused", got=error.strerror, fix=fix) from error
+    except asyncssh.ConnectionLost as error:
+        raise ConnectionLostError(f"{where}: the link was cut during the login", got=error.reason, fix="try again") from error
+    except (asyncssh.Error, OSError) as error:
+        raise UnreachableError(f"{where}: cannot be reached", got=str(error) or type(error).__name__) from error
+
+
+def _known_hosts(options: asyncssh.SSHClientConnectionOptions) -> tuple[asyncssh.SSHKnownHosts, list[Path]]:
+    """The trusted host keys. A config that asks for none (`UserKnownHostsFile none`) gets none: nothing is trusted then."""
+    import asyncssh
+
+    named = options.known_hosts
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    if named == []:
+        names = ["~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts"]
+    files = [Path(name).expanduser() for name in names]
+    return asyncssh.read_known_hosts([str(file) for file in files if file.is_file()]), files
+
+
+def _host_key(
+    where: str, options: asyncssh.SSHClientConnectionOptions, hosts: asyncssh.SSHKnownHosts, files: list[Path], error: Exception
+) -> DeviceError:
+    """Unknown or changed, with the command that repairs it."""
+    port = options.port if options.port != 22 else None
+    name = str(options.host_key_alias or options.host)
+    entry = f"[{name}]:{port}" if port else name
+    file = shlex.quote(str(files[0])) if files else "~/.ssh/known_hosts"
+    if not any(hosts.match(name, "", port)[:3]):
+        if not str(error).startswith("Host key"):
+            return UnreachableError(f"{where}: no common SSH algorithms", got=str(error))
+        fix = f"log in once with ssh {name} and compare the fingerprint it shows with the device's own"
+        return HostKeyError(f"{where}: the host key is unknown", got=f"not in {file}", fix=fix)
+    fix = f"if the device was really set up anew: ssh-keygen -f {file} -R {shlex.quote(entry)}, then log in once with ssh"
+    return HostKeyError(f"{where}: the host key has CHANGED; this may be another machine", got=str(error), fix=fix)
