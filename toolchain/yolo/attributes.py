@@ -6,7 +6,6 @@ import inspect
 import pathlib
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from toolchain.errors import UnsafeCheckpointError
 
 FUSED_FORWARDS = ("forward", "forward_fuse", "forward_split")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device, pathlib.PurePath)
-EMPTY_ALLOWED = (dict, OrderedDict, list, tuple, set, types.SimpleNamespace)
 
 
 def module_classes() -> dict[str, type[nn.Module]]:
@@ -60,7 +58,7 @@ def check_attributes(root: nn.Module, path: object) -> None:
     waiting: list[tuple[str, Any, object]] = [("model", root, None)]
     while waiting:
         name, value, owner = waiting.pop()
-        if id(value) in seen and isinstance(value, (nn.Module, dict, list, tuple, set)):
+        if id(value) in seen and not isinstance(value, types.MethodType):
             continue
         seen.add(id(value))
         if isinstance(value, nn.Module):
@@ -69,10 +67,11 @@ def check_attributes(root: nn.Module, path: object) -> None:
             _check_names(name, value, path)
             waiting += [(f"{name}.{key}", item, value) for key, item in vars(value).items()]
         elif not _is_plain(value, owner):
-            children = list(_children(name, value))
-            if not children and not (type(value) in EMPTY_ALLOWED and not getattr(value, "__dict__", None)):
+            inside = _contents(name, value)
+            if inside is None:
                 _unsafe(name, value, path)
-            waiting += [(label, item, None) for label, item in children]
+            else:
+                waiting += [(label, item, None) for label, item in inside]
 
 
 def _check_names(name: str, module: nn.Module, path: object) -> None:
@@ -97,20 +96,20 @@ def _is_plain(value: Any, owner: object) -> bool:
     return isinstance(value, PLAIN) or _is_own_forward(value, owner)
 
 
-def _children(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _contents(name: str, value: Any) -> list[tuple[str, Any]] | None:
+    """What a container holds, keys included; None when it is not one of the plain ones."""
     if type(value) is dict or (type(value) is OrderedDict and not vars(value)):
-        for key, item in value.items():
-            yield f"{name} key", key
-            yield f"{name}.{key}", item
-    elif type(value) in (list, tuple, set):
-        for index, item in enumerate(value):
-            yield f"{name}[{index}]", item
-    elif isinstance(value, types.SimpleNamespace):
-        for key, item in vars(value).items():
-            yield f"{name}.{key}", item
+        return [(f"{name} key", key) for key in value] + [(f"{name}.{key}", item) for key, item in value.items()]
+    if type(value) in (list, tuple, set):
+        return [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, types.SimpleNamespace):
+        return [(f"{name}.{key}", item) for key, item in vars(value).items()]
+    return None
 
 
 def _unsafe(name: str, value: object, path: object) -> None:
-    raise UnsafeCheckpointError("an attribute of the model is not plain data; the model was not used",
-                                got=f"{path}: {name} is a {type(value).__module__}.{type(value).__qualname__}",
-                                fix="get the model from a source you trust")  # fmt: skip
+    raise UnsafeCheckpointError(
+        "an attribute of the model is not plain data; the model was not used",
+        got=f"{path}: {name.replace('._modules', '')} is a {type(value).__module__}.{type(value).__qualname__}",
+        fix="get the model from a source you trust",
+    )

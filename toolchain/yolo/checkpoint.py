@@ -80,18 +80,23 @@ def load_model(path: Path, *, nc: int | None = None) -> LoadedModel:
         raise CheckpointError("the checkpoint holds no model", got=f"{path}: keys {sorted(map(str, content))[:8]}", fix=fix)
     if content.get("modelopt"):
         raise CheckpointError("a checkpoint of quantization-aware training", got=path, fix="give the float checkpoint")
+    vars(module).pop("criterion", None)  # the training loss; training makes its own
     check_attributes(module, path)
     train_args, extra = _plain(content.get("train_args") or {}), _plain(content.get(EXTRA_KEY) or {})
     return _loaded(module, path, hashlib.sha256(data).hexdigest(), train_args, extra)
 
 
 def _loaded(module: Any, path: Path, sha256: str, train_args: dict[str, Any], extra: dict[str, Any]) -> LoadedModel:
-    head = _detect_head(module, path)
-    _modernise(module, head, train_args)
-    names = _names(module, head, path)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(".dfl." not in name)  # files store them all frozen; the DFL conv is a constant by design
-    _check_runs(module, len(names), path)
+    try:
+        head = _detect_head(module, path)
+        _modernise(module, head, train_args)
+        names = _names(module, head, path)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(".dfl." not in name)  # files store them all frozen; the DFL conv is a constant by design
+        _check_runs(module, len(names), path)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        fix = "the file may come from another ultralytics version: save it again there, or train again"
+        raise CheckpointError("the network does not run", got=f"{path}: {type(error).__name__}: {error}", fix=fix) from error
     imgsz = train_args.get("imgsz")
     imgsz = max(imgsz) if isinstance(imgsz, list) and imgsz else imgsz
     stride = int(torch.as_tensor(module.stride).max())
@@ -119,12 +124,9 @@ def _detect_head(module: Any, path: Path) -> Any:
 
 def _modernise(module: Any, head: Any, train_args: dict[str, Any]) -> None:
     """Fill in what older ultralytics and torch versions did not store; drop what only training or exporting needs."""
-    module.__dict__.pop("criterion", None)
-    for key in ("export", "format", "dynamic"):
-        head.__dict__.pop(key, None)
-    if "end2end" in head.__dict__:  # a plain attribute up to 8.3, a property now
-        head.end2end = head.__dict__.pop("end2end")
-    module.__dict__.pop("end2end", None)
+    for key in ("export", "format", "dynamic", "end2end", "_end2end"):  # boxes are suppressed after the network, as by default
+        vars(head).pop(key, None)
+    vars(module).pop("end2end", None)
     module.float().eval()
     if not hasattr(module, "stride"):
         module.stride = head.stride if hasattr(head, "stride") else torch.tensor([32.0])
@@ -156,15 +158,12 @@ def _check_runs(module: Any, classes: int, path: Path) -> None:
     if first is None:
         raise CheckpointError("the network has no convolution", got=path)
     side = 2 * int(torch.as_tensor(module.stride).max())
-    try:
-        with torch.inference_mode():
-            output = module(torch.full((1, first.in_channels, side, side), 0.5))
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        fix = "the file may come from another ultralytics version: save it again there, or train again"
-        raise CheckpointError("the network does not run", got=f"{path}: {type(error).__name__}: {error}", fix=fix) from error
+    with torch.inference_mode():
+        output = module(torch.full((1, first.in_channels, side, side), 0.5))
     shape = tuple(output[0].shape) if isinstance(output, tuple) else None
-    if shape is None or not (shape[1] == 4 + classes or shape[-1] == 6):
-        raise CheckpointError("the network's output is not a detection", got=f"{path}: {shape}")
+    if shape is None or len(shape) != 3 or shape[1] != 4 + classes:
+        fix = "give the checkpoint that training wrote, not one fused for end-to-end inference"
+        raise CheckpointError(f"the network's output is not (1, {4 + classes}, anchors)", got=f"{path}: {shape}", fix=fix)
 
 
 def save_checkpoint(

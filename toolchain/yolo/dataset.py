@@ -9,20 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from toolchain import progress
 from toolchain.errors import DataError
+from toolchain.yolo.labels import check_images as check_images
+from toolchain.yolo.labels import read_labels as read_labels
 from toolchain.yolo.model_yaml import read_yaml
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = {".avif", ".bmp", ".dng", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-TOLERANCE = 0.01  # how far outside 0..1 a coordinate may lie; ultralytics allows the same
-SHOWN = 5  # problems printed in full; the rest is counted
+SHOWN = 5  # names printed in full
 SAMPLE_BYTES = 2048
-
-Labels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -183,6 +178,8 @@ def _expand(place: Path, root: Path) -> Iterator[Path]:
         yield from (file for file in place.resolve().rglob("*.*") if file.suffix.lower() in IMAGE_SUFFIXES)
     elif place.suffix.lower() in IMAGE_SUFFIXES:
         yield place.resolve()
+    elif place.suffix.lower() != ".txt":
+        raise DataError("neither a folder, a picture nor a .txt list", got=place, fix="unpack archives and name the folder")
     else:
         for number, line in enumerate(place.read_text(encoding="utf-8-sig").splitlines(), 1):
             if not line.strip():
@@ -217,81 +214,3 @@ def _sample(image: Path) -> bytes:
             stream.seek(start)
             digest.update(stream.read(SAMPLE_BYTES))
     return digest.digest()
-
-
-def read_labels(dataset: Dataset, split: str) -> list[Labels]:
-    """Boxes of every picture of a split: (k, 5) float32 of class, centre x, centre y, width, height, the last four 0..1.
-
-    A picture without a label file has no objects. Polygon rows (class x1 y1 x2 y2 ...) become their bounding boxes, repeated
-    rows count once: both as ultralytics reads them.
-
-    Raises:
-        DataError: rows that are malformed, of an unknown class or out of the picture; how many, and the first few.
-    """
-    problems: list[str] = []
-    labels = [_parse(dataset.label_path(image), len(dataset.names), problems) for image in dataset.images(split)]
-    if problems:
-        shown = "\n       ".join(problems[:SHOWN]) + (
-            f"\n       and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        )
-        fix = "a row is: class-id x-centre y-centre width height, as fractions of the picture"
-        raise DataError(f"{len(problems)} label rows of split {split!r} are wrong", got=shown, fix=fix)
-    return labels
-
-
-def _parse(path: Path, classes: int, problems: list[str]) -> Labels:
-    rows: list[tuple[float, ...]] = []
-    text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_row(line.split(), classes))
-        except ValueError as error:
-            problems.append(f"{path}:{number}: {error}")
-    return np.unique(np.array(rows, dtype=np.float32), axis=0) if rows else np.zeros((0, 5), dtype=np.float32)
-
-
-def _row(fields: list[str], classes: int) -> tuple[float, ...]:
-    """One label row as a box.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
-    if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-        raise ValueError(f"{len(fields)} columns, expected 5 (or a polygon: 1 + two per point)")
-    identity, *points = (float(value) for value in fields)
-    if not (identity.is_integer() and 0 <= identity < classes):
-        raise ValueError(f"class id {fields[0]} is not in 0..{classes - 1}")
-    if not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in points):
-        raise ValueError(f"coordinates outside 0..1: {' '.join(fields[1:5])}")
-    if len(points) > 4:
-        xs, ys = points[0::2], points[1::2]
-        points = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-    if min(points[2:]) < 0:
-        raise ValueError(f"negative width or height: {' '.join(fields[1:5])}")
-    return (identity, *points)
-
-
-def check_images(dataset: Dataset, split: str) -> None:
-    """Open every picture of a split far enough to see that it is one (header, not pixels).
-
-    Raises:
-        DataError: how many are not readable, and the first few.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    problems = []
-    with progress.task("Checking images", total=len(dataset.images(split)), unit="images") as task:
-        for image in dataset.images(split):
-            try:
-                with Image.open(image) as picture:
-                    picture.verify()
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                problems.append(f"{image}: {error}")
-            task.advance()
-    if problems:
-        shown = "\n       ".join(problems[:SHOWN]) + (
-            f"\n       and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        )
-        raise DataError(f"{len(problems)} pictures of split {split!r} are not readable", got=shown, fix="remove or replace them")

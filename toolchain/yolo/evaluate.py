@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +19,12 @@ from toolchain import imaging, progress
 from toolchain.errors import DataError, ModelError
 from toolchain.imaging import Letterbox
 from toolchain.predictions import MIN_SCORE, Predictions, candidates
-from toolchain.yolo.dataset import Dataset, Labels, read_labels
+from toolchain.yolo.dataset import Dataset
+from toolchain.yolo.labels import Labels, read_labels
 
 NMS_IOU, MAX_DETECTIONS = 0.7, 300  # ultralytics' validator
 MATCH_SCORE, MATCH_IOU = 0.25, 0.5
+SCORE_SLACK = 0.02  # a quantized sigmoid may overshoot by a step
 IOU_STEPS = 10  # 0.50, 0.55 ... 0.95
 
 
@@ -66,12 +67,18 @@ def prepare_split(dataset: Dataset, split: str, imgsz: int, work: Path) -> tuple
     """
     folder = work / "prepared" / f"{split}-{imgsz}-{dataset.sha256[:16]}"
     if not folder.is_dir():
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        placed = imaging.prepare_set(dataset.images(split), imgsz, partial / "images.npy")
-        (partial / "letterboxes.json").write_text(json.dumps([asdict(box) for box in placed]))
-        partial.rename(folder)
+        images = dataset.images(split)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as partial:
+            made = Path(partial) / folder.name
+            made.mkdir()
+            placed = imaging.prepare_set(images, imgsz, made / "images.npy")
+            (made / "letterboxes.json").write_text(json.dumps([asdict(box) for box in placed]))
+            try:
+                made.rename(folder)
+            except OSError:  # another process made it meanwhile
+                if not folder.is_dir():
+                    raise
     return folder / "images.npy", [Letterbox(**box) for box in json.loads((folder / "letterboxes.json").read_text())]
 
 
@@ -148,7 +155,7 @@ def ground_truth(labels: Labels, box: Letterbox) -> torch.Tensor:
     return torch.from_numpy(np.concatenate((centre - half, centre + half), 1).astype(np.float32))
 
 
-def _check_fit(predictions: Predictions, dataset: Dataset, split: str, letterboxes: list[Letterbox]) -> None:
+def _check_fit(predictions: Predictions, dataset: Dataset, split: str, imgsz: int, letterboxes: list[Letterbox]) -> None:
     images = len(dataset.images(split))
     if len(predictions.counts) != images or len(letterboxes) != images:
         got = f"{len(predictions.counts)} predictions, {len(letterboxes)} letterboxes, {images} images in {split!r}"
@@ -156,6 +163,15 @@ def _check_fit(predictions: Predictions, dataset: Dataset, split: str, letterbox
     classes = predictions.rows.shape[1] - 4
     if classes != len(dataset.names):
         raise DataError("predictions have other classes than the data set", got=f"{classes} scores, {len(dataset.names)} names")
+    if any(round(max(box.height, box.width) * box.scale) != imgsz for box in letterboxes):
+        raise DataError("the pictures were placed for another size", got=f"{letterboxes[0]}, asked for {imgsz} px")
+    scores = predictions.rows[:, 4:]
+    if not np.isfinite(predictions.rows).all() or (
+        scores.size and not -SCORE_SLACK <= scores.min() <= scores.max() <= 1 + SCORE_SLACK
+    ):
+        raise DataError(
+            "predictions hold NaN, infinity, or scores outside 0..1", fix="compare the engine with the ONNX file first"
+        )
 
 
 def evaluate_predictions(
@@ -174,7 +190,7 @@ def evaluate_predictions(
     from ultralytics.engine.validator import BaseValidator
     from ultralytics.utils.metrics import DetMetrics, box_iou
 
-    _check_fit(predictions, dataset, split, letterboxes)
+    _check_fit(predictions, dataset, split, imgsz, letterboxes)
     all_labels = read_labels(dataset, split)
     instances = sum(map(len, all_labels))
     if not instances:
@@ -245,7 +261,7 @@ def matched_box_iou(
     from scipy.optimize import linear_sum_assignment
     from ultralytics.utils.metrics import box_iou
 
-    _check_fit(predictions, dataset, split, letterboxes)
+    _check_fit(predictions, dataset, split, imgsz, letterboxes)
     starts = np.concatenate(([0], np.cumsum(predictions.counts)))
     matched: list[float] = []
     for index, (labels, box) in enumerate(zip(read_labels(dataset, split), letterboxes, strict=True)):

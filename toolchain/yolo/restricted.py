@@ -28,7 +28,11 @@ TRUST = "get the model from a source you trust"
 TASKS = {"Segmentation": "segmentation", "Classification": "classification", "Pose": "pose", "OBB": "oriented boxes",
          "RTDETRDetection": "RT-DETR", "World": "YOLO-World", "YOLOE": "YOLOE", "YOLOESeg": "YOLOE segmentation",
          "Semantic": "semantic segmentation", "Depth": "depth"}  # fmt: skip
-HARMLESS = ("torchvision.transforms.", "ultralytics.utils.")  # what classifiers and other tasks carry along
+TRAINING_STATE = tuple(f"ultralytics.{home}" for home in ("utils.loss.", "utils.tal.", "yolo.utils.loss.", "yolo.utils.tal.",
+                                                          "yolo.v8.detect.train."))  # fmt: skip
+TORCH_DATA = {"collections.OrderedDict", "builtins.set", "builtins.complex", "_codecs.encode", "torch.Size", "torch.device",
+              "torch.nn.parameter.Parameter", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
+              "torch._utils._rebuild_parameter"}  # fmt: skip
 BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
           OverflowError, RecursionError, OSError)  # fmt: skip
 
@@ -79,17 +83,20 @@ def _stub(real: type) -> type:
     return _NeverCalled(real.__name__, (), {"__new__": lambda stub: object.__new__(real)})
 
 
+def _is_torch_data(name: str) -> bool:
+    """Tensors, their types and storages: torch's reader makes these itself."""
+    home, _, last = name.rpartition(".")
+    storage = home in ("torch", "torch.storage") and last.endswith("Storage") and last.isidentifier()
+    return name in TORCH_DATA or storage or (home == "torch" and isinstance(getattr(torch, last, None), torch.dtype))
+
+
 def _data_globals() -> dict[str, Any]:
-    """Dotted name -> what stands for it, for everything in a checkpoint that is not a layer."""
+    """Dotted name -> what stands for it, for what a checkpoint holds besides layers and tensors."""
     from ultralytics.utils import IterableSimpleNamespace
 
     allowed: dict[str, Any] = {"builtins.getattr": _bound_forward, "numpy.dtype": _NumpyType}
     for home in ("ultralytics.utils", "ultralytics.yolo.utils"):
         allowed[f"{home}.IterableSimpleNamespace"] = IterableSimpleNamespace
-        for name in ("loss.v8DetectionLoss", "loss.E2EDetectLoss", "loss.E2ELoss", "loss.v10DetectLoss", "loss.BboxLoss",
-                     "loss.DFLoss", "loss.VarifocalLoss", "loss.FocalLoss", "tal.TaskAlignedAssigner"):  # fmt: skip
-            allowed[f"{home}.{name}"] = _Dropped
-    allowed["ultralytics.yolo.v8.detect.train.Loss"] = _Dropped
     for home in ("numpy.core.multiarray", "numpy._core.multiarray"):
         allowed[f"{home}.scalar"] = _numpy_scalar
     for home in ("pathlib", "pathlib._local"):
@@ -140,12 +147,14 @@ def _pickle_of(data: bytes, path: object) -> bytes:
             names = {entry.filename.split("/", 1)[-1]: entry.filename for entry in entries}
             if "constants.pkl" in names:
                 raise CheckpointError("a TorchScript archive, not a checkpoint", got=path, fix="give the .pt that training wrote")
+            if len(names) != len(entries):
+                raise UnsafeCheckpointError("a checkpoint with two files of one name", got=path, fix=TRUST)
             if "data.pkl" not in names:
                 raise CheckpointError("a zip, but not a torch checkpoint", got=f"{path}: {sorted(names)[:4]}", fix=retry)
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise UnsafeCheckpointError("a compressed checkpoint; torch never writes one", got=path, fix=TRUST)
             return archive.read(names["data.pkl"])
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError("the checkpoint is damaged or cut short", got=f"{path}: {error}", fix=retry) from error
 
 
@@ -161,10 +170,9 @@ def read_checkpoint(data: bytes, path: object) -> Any:
         UnsafeCheckpointError: it asks for something outside the list.
     """
     asked = _globals_in(_pickle_of(data, path))
-    layers, others = module_classes(), _data_globals()
-    torchs_own = set(torch._weights_only_unpickler._get_allowed_globals())
-    foreign = sorted(asked - set(layers) - set(others) - torchs_own)
-    _refuse_foreign(foreign, path)
+    layers = module_classes()
+    others = _data_globals() | {name: _Dropped for name in asked if name.startswith(TRAINING_STATE)}
+    _refuse_foreign(sorted(name for name in asked - set(layers) - set(others) if not _is_torch_data(name)), path)
     needed: list[Any] = [(_stub(layers[name]), name) for name in asked & set(layers)]
     needed += [(others[name], name) for name in asked & set(others)]
     # A name without a dot cannot be asked for by a pickle: instances may be filled in, the real class cannot be reached.
@@ -192,7 +200,9 @@ def _refuse_foreign(foreign: list[str], path: object) -> None:
     if not foreign:
         return
     tasks = {f"ultralytics.nn.tasks.{key}Model": task for key, task in TASKS.items()}
-    if any(name in tasks for name in foreign) and all(name in tasks or name.startswith(HARMLESS) for name in foreign):
+    if any(name in tasks for name in foreign) and all(
+        name in tasks or name.startswith("torchvision.transforms.") for name in foreign
+    ):
         kind = next(tasks[name] for name in foreign if name in tasks)
         raise CheckpointError("not a detection model", got=f"{path}: a {kind} model", fix="give a YOLO detection checkpoint")
     if any(name.startswith(("models.yolo.", "models.common.")) for name in foreign):
