@@ -13,7 +13,9 @@ MAX_SHAPES = 4
 RADIUS_RANGE = (0.09, 0.24)  # of the picture's side
 MIN_RADIUS_PX = 5.0
 MIN_VISIBLE = 0.55  # of a shape's own area, or it is not drawn: a sliver has no class
-MIN_CONTRAST = 80.0  # grey levels, shape against what is behind it
+HUES = (8.0, 60.0, 115.0)  # of each class, OpenCV's half degrees: colour helps to tell classes apart, as it does in life
+HUE_SPREAD = 9.0
+ANY_HUE = 0.1  # share of shapes whose colour says nothing
 FINE = 4  # sub-pixels per pixel side while a shape is rasterised
 
 Image = NDArray[np.uint8]
@@ -54,7 +56,7 @@ def draw_scene(rng: Rng, size: int) -> Scene:
         cover, full_area = _cover(rng, label, size)
         if _fits(cover > 0.5, full_area, owner, areas):
             owner[cover > 0.5] = len(labels)
-            canvas = _paint(rng, canvas, cover)
+            canvas = _paint(rng, canvas, cover, label)
             labels.append(label)
             areas.append(full_area)
     return Scene(_camera(rng, canvas), canvas, owner, labels, [_bounds(owner == number) for number in range(len(labels))])
@@ -74,6 +76,8 @@ def background(rng: Rng, size: int) -> Field:
         stripes = np.sin(2 * np.pi * waves * (np.cos(angle) * x + np.sin(angle) * y))
         canvas += stripes[..., None] * rng.uniform(-25, 25, 3)
     canvas = np.clip(canvas, 0, 255).astype(np.float32)
+    grey, pale = canvas.mean(axis=2, keepdims=True), rng.uniform(0.2, 0.9)
+    canvas = np.asarray(grey * pale + canvas * (1 - pale), dtype=np.float32)
     for _ in range(int(rng.integers(2, 9))):
         _clutter(rng, canvas, size)
     return canvas
@@ -126,18 +130,23 @@ def _fits(mask: NDArray[np.bool_], full_area: int, owner: NDArray[np.int32], are
     return all(int(((owner == number) & ~mask).sum()) >= MIN_VISIBLE * area for number, area in enumerate(areas))
 
 
-def _paint(rng: Rng, canvas: Field, cover: Field) -> Field:
+def _paint(rng: Rng, canvas: Field, cover: Field, label: int) -> Field:
     """Lay a shaded colour over the canvas where the shape is."""
     behind = canvas[cover > 0.5].mean(axis=0)
-    colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - behind).mean() < MIN_CONTRAST:
-        colour = rng.uniform(0, 255, 3)
+    colour = max((_colour(rng, label) for _ in range(3)), key=lambda c: float(np.abs(c - behind).mean()))
     size = len(cover)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     shade = rng.uniform(0, 60) * (np.cos(angle) * x + np.sin(angle) * y)
     paint = np.clip(colour + shade[..., None], 0, 255)
     return np.asarray(canvas * (1 - cover[..., None]) + paint * cover[..., None], dtype=np.float32)
+
+
+def _colour(rng: Rng, label: int) -> NDArray[np.float64]:
+    """BGR of a shape, most often near its class's hue."""
+    hue = rng.uniform(0, 180) if rng.random() < ANY_HUE else rng.normal(HUES[label], HUE_SPREAD) % 180
+    pixel = np.array([[[hue, rng.uniform(140, 255), rng.uniform(110, 255)]]]).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0], dtype=np.float64)
 
 
 def _camera(rng: Rng, canvas: Field) -> Image:

@@ -1,0 +1,1 @@
+"""What came out: comparison tables, the HTML report, the diagnosis."""

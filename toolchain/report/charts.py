@@ -101,9 +101,14 @@ def _frame(
 ) -> tuple[Scale, Scale, Chart]:
     left, right, top, bottom = 46.0, width - 12.0, 26.0, height - 40.0
     x, y = Scale(*x_range, left, right), Scale(*y_range, bottom, top)
-    x_ticks = [Tick(x(value), f"{value:g}") for value in ticks(*x_range, int(width // 90))]
-    y_ticks = [Tick(y(value), f"{value:g}") for value in ticks(*y_range, 5)]
+    x_ticks, y_ticks = _labelled(x, ticks(*x_range, int(width // 90))), _labelled(y, ticks(*y_range, 5))
     return x, y, Chart(width, height, left, right, top, bottom, x_ticks, y_ticks, *titles)
+
+
+def _labelled(scale: Scale, values: Sequence[float]) -> list[Tick]:
+    """Ticks whose texts have the same number of decimals."""
+    decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
+    return [Tick(scale(value), f"{value:.{decimals}f}") for value in values]
 
 
 def accuracy_against_latency(variants: Sequence[Variant], width: float) -> Chart | None:

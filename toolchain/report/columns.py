@@ -68,7 +68,7 @@ def columns_of(variants: Sequence[Variant]) -> list[Column]:
 
 @dataclass(frozen=True)
 class Footnotes:
-    """Reasons of missing values: one note per row and reason, whatever number of cells share it.
+    """Reasons of missing values: rows that lack the same for the same reason share a note.
 
     Attributes:
         marks: (row, field) -> number of its note, from 1.
@@ -82,12 +82,13 @@ class Footnotes:
 def footnotes_of(variants: Sequence[Variant]) -> Footnotes:
     """Number the reasons in reading order."""
     marks: dict[tuple[int, str], int] = {}
-    notes: dict[tuple[int, str], list[str]] = {}
+    notes: dict[tuple[str, str], list[str]] = {}
     for row, variant in enumerate(variants):
-        for column in columns_of(variants):
-            if getattr(variant, column.field) is None:
-                key = (row, variant.reason(column.field))
-                notes.setdefault(key, []).append(column.name)
-                marks[row, column.field] = list(notes).index(key) + 1
-    texts = [f"{variants[row].label}: {', '.join(names)} not measured: {reason}" for (row, reason), names in notes.items()]
+        missing = [column for column in columns_of(variants) if getattr(variant, column.field) is None]
+        for reason in dict.fromkeys(variant.reason(column.field) for column in missing):
+            columns = [column for column in missing if variant.reason(column.field) == reason]
+            key = (", ".join(column.name for column in columns), reason)
+            notes.setdefault(key, []).append(variant.label)
+            marks |= {(row, column.field): list(notes).index(key) + 1 for column in columns}
+    texts = [f"{', '.join(labels)}: {names} not measured: {reason}" for (names, reason), labels in notes.items()]
     return Footnotes(marks, texts)

@@ -83,7 +83,7 @@ def _conditions(summary: Summary) -> dict[tuple[str, str], object]:
         ("data", "mAP"): data and (data.sha256 or data.yaml),
         ("split", "mAP"): data and data.split,
         ("image size", "mAP, GMACs and latency"): model and model.imgsz,
-        ("threads", "latency"): bench and bench.threads,
+        ("number of threads", "latency"): bench and bench.threads,
         ("provider", "latency"): bench and bench.provider,
         ("runtime version", "latency"): bench and bench.runtime_version,
     }

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolchain.report.findings import Finding
+from toolchain.report.findings import Finding, Severity
 from toolchain.report.variant import Interval
 
 NOT_FASTER = 0.95  # of the dense time; a layer above it did not get faster
@@ -44,7 +44,7 @@ COPY, UNCUT, MISALIGNED, MEMORY, LARGE_MAP, UNEXPLAINED = (
     "unexplained",
 )
 NEXT = {
-    COPY: "Simplify the graph and keep neighbours in one layout and precision, so that nothing is copied or reordered between them.",
+    COPY: "Simplify the graph; keep neighbours in one layout and one precision, so that nothing is copied between them.",
     UNCUT: "Let those layers be cut, unless they are outputs: they were frozen, or the strategy spent the budget elsewhere.",
     MISALIGNED: "Prune again with the alignment of this runtime: an odd width runs the kernel of the next larger one.",
     MEMORY: "Such an operation costs what its data costs: narrow the layers before it, or lower the image size.",
@@ -108,13 +108,12 @@ def check_latency(size_ratio: float, latency_ratio: float, profile: Sequence[Lay
     saved, expected = 1 - latency_ratio, 1 - size_ratio
     if saved >= FAIR_SHARE * expected or expected <= 0:
         return [Finding("Latency fell with the size", "ok", numbers)]
-    severity, title = (
-        ("problem", "Size fell but latency did not") if saved < 0.05 else ("warning", "Latency fell much less than the size")
-    )
+    severity: Severity = "problem" if saved < 1 - NOT_FASTER else "warning"
+    title = "Size fell but latency did not" if severity == "problem" else "Latency fell much less than the size"
     blame, slow = _blame(profile)
     if not slow:
         step = "Profile both engines per layer to see which layers kept their time." if not profile else NEXT[UNEXPLAINED]
-        return [Finding(title, "problem" if severity == "problem" else "warning", numbers, step)]
+        return [Finding(title, severity, numbers, step)]
     numbers |= {f"time of layers: {reason}": f"{ms:.3f} ms" for reason, ms in blame.items()}
     numbers |= {f"{layer.layer} ({layer.op})": _said(layer, reason) for layer, reason in slow[:SHOWN_LAYERS]}
     if len(slow) > SHOWN_LAYERS:
@@ -188,7 +187,7 @@ def check_noise(control: Interval | None, *, cv: float | None = None, drift: flo
     findings = []
     if control is not None:
         numbers = {"A/A interval": f"{control[0]:.3f}–{control[1]:.3f}"}
-        step = "End what else runs here, fix the clocks, let the board cool, measure again with more rounds. Quote no speed-up until then."
+        step = "Quote no speed-up. End what else runs here, fix the clocks, let the board cool, measure again with more rounds."
         failed = Finding("The same engine twice did not give the same time", "problem", numbers, step)
         findings.append(
             Finding("The same engine twice gave the same time", "ok", numbers) if control[0] <= 1 <= control[1] else failed

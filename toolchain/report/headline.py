@@ -28,7 +28,7 @@ def headline(summary: Summary) -> list[str]:
         sentences = [f"Only {only.label} was measured: there is nothing to compare it with."]
     else:
         dense, final = summary.variants[0], summary.variants[-1]
-        sentences = [_speed(dense, final), _accuracy(dense, final)]
+        sentences = [_capital(_speed(dense, final)), _accuracy(dense, final)]
     if summary.bench is not None and summary.bench.valid is False:
         sentences.append(
             f"The timing is not valid and must not be quoted: {'; '.join(summary.bench.reasons) or 'no reason recorded'}."
@@ -36,6 +36,10 @@ def headline(summary: Summary) -> list[str]:
     if problems := sum(finding.severity == "problem" for finding in summary.diagnosis):
         sentences.append("The diagnosis lists a problem." if problems == 1 else f"The diagnosis lists {problems} problems.")
     return sentences
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _speed(dense: Variant, final: Variant) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from toolchain.report.charts import NARROW, WIDE, accuracy_against_latency, distribution, training
 from toolchain.report.columns import columns_of, footnotes_of
 from toolchain.report.headline import headline, tiles
-from toolchain.report.rows import class_rows, duration, engine_rows, evidence, heat, reproduce, table_rows
+from toolchain.report.rows import class_rows, duration, engine_rows, evidence, heats, reproduce, table_rows
 from toolchain.report.samples import load_samples
 from toolchain.report.summary import Summary, parse_summary
 from toolchain.stage import write_bytes
@@ -38,7 +38,7 @@ def render(summary: Summary, folder: Path) -> str:
 
     loader = PackageLoader("toolchain.report", package_path="")
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters["duration"] = duration
+    env.filters.update(duration=duration, short=lambda name: name.removesuffix(".conv"))
     return env.get_template(TEMPLATE).render(_context(summary, folder))
 
 
@@ -59,7 +59,7 @@ def _context(summary: Summary, folder: Path) -> dict[str, Any]:
         "absent_samples": absent,
         "curves": _training(summary),
         "widest": max((layer.dense for layer in summary.layers), default=1),
-        "heat": heat(summary.sensitivity or []),
+        "heat": heats(summary.sensitivity or []),
         "classes": class_rows(summary.variants),
         "longest_s": max((stage.duration_s for stage in summary.stages), default=0) or 1,
         "total_s": sum(stage.duration_s for stage in summary.stages),

@@ -13,6 +13,7 @@ from toolchain.report.headline import points
 from toolchain.report.summary import Sensitivity, Summary
 from toolchain.report.variant import Variant
 
+METRIC_NAMES = {"map50": "mAP50", "map50_95": "mAP50-95"}
 SMALLER_IS_SHOWN_AS_SHARE = ("size_bytes", "params", "gmacs", "energy_mj")
 
 
@@ -108,10 +109,12 @@ class Heat:
     rows: list[tuple[str, list[tuple[str, float] | None]]]
 
 
-def heat(items: Sequence[Sensitivity]) -> Heat | None:
-    """The grid in the order of the groups given; None without items."""
-    if not items:
-        return None
+def heats(items: Sequence[Sensitivity]) -> list[Heat]:
+    """A grid per metric, groups in the order given."""
+    return [_heat([item for item in items if item.metric == metric]) for metric in dict.fromkeys(item.metric for item in items)]
+
+
+def _heat(items: Sequence[Sensitivity]) -> Heat:
     ratios = sorted({item.kept_ratio for item in items}, reverse=True)
     drops = {(item.group, item.kept_ratio): item.drop for item in items}
     worst = max(max(drops.values()), 1e-12)
@@ -120,7 +123,8 @@ def heat(items: Sequence[Sensitivity]) -> Heat | None:
         found = [drops.get((group, ratio)) for ratio in ratios]
         cells = [None if drop is None else (f"{drop:.3f}".replace("-", "−"), max(0.0, drop) / worst) for drop in found]
         rows.append((group, cells))
-    return Heat(items[0].metric, [f"{ratio * 100:.0f} %" for ratio in ratios], rows)
+    metric = METRIC_NAMES.get(items[0].metric, items[0].metric)
+    return Heat(metric, [f"{ratio * 100:.0f} %" for ratio in ratios], rows)
 
 
 def duration(seconds: float) -> str:
