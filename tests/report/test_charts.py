@@ -26,7 +26,7 @@ def assert_inside(chart: Chart, x: float, y: float) -> None:
 def test_ticks_lie_within_and_are_evenly_spaced(low: float, width: float, count: int) -> None:
     found = ticks(low, low + width, count)
     air = width * 1e-6 + 1e-9
-    assert 1 <= len(found) <= count + 1
+    assert 1 <= len(found) <= 1.6 * count + 1  # a step is at most √2.5 finer than asked
     assert low - air <= found[0]
     assert found[-1] <= low + width + air
     steps = [b - a for a, b in itertools.pairwise(found)]
@@ -51,6 +51,7 @@ def test_points_and_labels_stay_inside(width: float, values: list[tuple[float, f
         assert mark.bar is not None
         assert mark.bar[0] <= mark.x <= mark.bar[1]
         assert chart.top <= mark.label_y <= chart.bottom
+        assert 0 <= mark.label_x <= width
 
 
 def test_labels_of_near_points_do_not_cover_each_other() -> None:
@@ -59,6 +60,16 @@ def test_labels_of_near_points_do_not_cover_each_other() -> None:
     assert chart is not None
     rows = sorted(mark.label_y for mark in chart.marks[:3])
     assert all(b - a >= 12 for a, b in itertools.pairwise(rows))
+
+
+def test_labels_without_room_become_numbers() -> None:
+    variants = [Variant(f"pruned to {n}0 %, some runtime, INT8", map50_95=0.5, latency_ms=float(n)) for n in (1, 2)]
+    wide, narrow = (accuracy_against_latency(variants, width) for width in (WIDE, NARROW))
+    assert wide is not None
+    assert narrow is not None
+    assert not wide.numbered
+    assert [mark.label for mark in narrow.marks] == ["1", "2"]
+    assert "pruned to 20 %" in narrow.marks[1].detail
 
 
 def test_one_point_is_no_comparison() -> None:

@@ -80,7 +80,7 @@ def test_a_whole_report_is_well_formed_small_and_loads_nothing(tmp_path: Path, s
 def test_the_headline_says_what_came_out(tmp_path: Path, summary: dict[str, Any]) -> None:
     _, parsed = page(summary, tmp_path)
     assert (
-        "Pruned + INT8 is 3.00× as fast as dense (95 % interval 2.80–3.20): 1.50 ms against 4.50 ms at the median." in parsed.text
+        "pruned + INT8 is 3.00× as fast as dense (95 % interval 2.80–3.20): 1.50 ms against 4.50 ms at the median." in parsed.text
     )
     assert "Its mAP50-95 is 0.690 against 0.730 (−4.0 points), with 8.3 % of the size and 35 % of the MACs." in parsed.text
 
@@ -106,7 +106,9 @@ def test_doubts_stand_beside_the_headline(tmp_path: Path, summary: dict[str, Any
     summary["bench"] |= {"valid": False, "reasons": ["the A/A control failed"]}
     summary["diagnosis"].append({"title": "noise", "severity": "problem", "numbers": {"n": None}, "next": "wait"})
     _, parsed = page(summary, tmp_path)
-    assert "The timing is not valid and must not be quoted: the A/A control failed." in parsed.text
+    assert "No speed-up can be claimed, the timing is not valid: the A/A control failed." in parsed.text
+    assert "Not to be quoted: pruned + INT8 is 3.00×" in parsed.text
+    assert "median latency" not in parsed.text  # no large number of what must not be quoted
     assert "The diagnosis lists a problem." in parsed.text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toolchain.report.columns import milliseconds
 from toolchain.report.variant import Variant
@@ -60,7 +60,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of `width` x `height` px with its plot area from (left, top) to (right, bottom); `rules` are vertical lines."""
+    """A picture of `width` x `height` px with its plot area from (left, top) to (right, bottom).
+
+    `rules` are vertical lines; `numbered`: the marks bear their row's number, since their labels have no room.
+    """
 
     width: float
     height: float
@@ -75,13 +78,14 @@ class Chart:
     marks: list[Mark] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     rules: list[Tick] = field(default_factory=list)
+    numbered: bool = False
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Round values within [low, high], about `count` of them, in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda size: abs(math.log(size / raw)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(index * step, 10) for index in range(first, last + 1)]
 
@@ -121,11 +125,14 @@ def accuracy_against_latency(variants: Sequence[Variant], width: float) -> Chart
     x_range = (0.0, max(ends) * 1.12)
     y_range = _span([share for *_, share in points], 0.35, 0.0, 1.0)
     x, y, chart = _frame(width, 300.0, x_range, y_range, ("latency, ms (median; bar: 95 % interval)", "mAP50-95"))
+    if numbered := max(len(v.label) for _, v, *_ in points) * CHARACTER_WIDTH > 0.4 * (chart.right - chart.left):
+        chart = replace(chart, numbered=True)
     for row, v, ms, share in points:
+        label = str(row + 1) if numbered else v.label
         bar = (x(v.latency_interval_ms[0]), x(v.latency_interval_ms[1])) if v.latency_interval_ms else None
         detail = f"{v.label}: {milliseconds(ms)} ms, mAP50-95 {share:.3f}"
-        label_x, label_y, anchor = _place(v.label, x(ms), y(share), chart)
-        chart.marks.append(Mark(x(ms), y(share), v.label, detail, row, bar, label_x, label_y, anchor))
+        label_x, label_y, anchor = _place(label, x(ms), y(share), chart)
+        chart.marks.append(Mark(x(ms), y(share), label, detail, row, bar, label_x, label_y, anchor))
     return chart
 
 

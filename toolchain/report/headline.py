@@ -20,7 +20,7 @@ class Tile:
 
 
 def headline(summary: Summary) -> list[str]:
-    """Sentences: speed, then accuracy and size, then what stands against them."""
+    """Sentences: speed, accuracy and size of the last variant against the first; a timing that is not valid comes before them."""
     if not summary.variants:
         return ["Nothing was measured in this run."]
     if len(summary.variants) == 1:
@@ -28,18 +28,21 @@ def headline(summary: Summary) -> list[str]:
         sentences = [f"Only {only.label} was measured: there is nothing to compare it with."]
     else:
         dense, final = summary.variants[0], summary.variants[-1]
-        sentences = [_capital(_speed(dense, final)), _accuracy(dense, final)]
-    if summary.bench is not None and summary.bench.valid is False:
-        sentences.append(
-            f"The timing is not valid and must not be quoted: {'; '.join(summary.bench.reasons) or 'no reason recorded'}."
-        )
+        sentences = [_speed(dense, final), _accuracy(dense, final)]
+    if _invalid(summary) and summary.bench is not None:
+        reasons = "; ".join(summary.bench.reasons) or "no reason recorded"
+        sentences = [
+            f"No speed-up can be claimed, the timing is not valid: {reasons}.",
+            f"Not to be quoted: {sentences[0]}",
+            *sentences[1:],
+        ]
     if problems := sum(finding.severity == "problem" for finding in summary.diagnosis):
         sentences.append("The diagnosis lists a problem." if problems == 1 else f"The diagnosis lists {problems} problems.")
     return sentences
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _invalid(summary: Summary) -> bool:
+    return summary.bench is not None and summary.bench.valid is False
 
 
 def _speed(dense: Variant, final: Variant) -> str:
@@ -82,11 +85,11 @@ def tiles(summary: Summary) -> list[Tile]:
         return []
     dense, final = summary.variants[0], summary.variants[-1]
     found = []
-    if final.speedup is not None:
+    if final.speedup is not None and not _invalid(summary):
         interval = final.speedup_interval
         detail = "no interval" if interval is None else f"95 % interval {interval[0]:.2f}–{interval[1]:.2f}"
         found.append(Tile(f"{final.speedup:.2f}×", "speed", detail))
-    if final.latency_ms is not None:
+    if final.latency_ms is not None and not _invalid(summary):
         detail = "" if dense.latency_ms is None else f"{dense.label}: {milliseconds(dense.latency_ms)} ms"
         found.append(Tile(f"{milliseconds(final.latency_ms)} ms", "median latency", detail))
     if final.map50_95 is not None:

@@ -48,7 +48,8 @@ def _below(column: Column, variant: Variant, dense: Variant) -> str:
     if variant is dense or value is None or before is None:
         return ""
     if column.field in SMALLER_IS_SHOWN_AS_SHARE:
-        return f"{(value / before - 1) * 100:+.0f} %".replace("-", "−")
+        change = round((value / before - 1) * 100)
+        return f"{change:+d} %".replace("-", "−") if change else "±0 %"
     return points(value - before).removesuffix(" points")
 
 

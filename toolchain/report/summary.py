@@ -134,7 +134,10 @@ class FindingRow(_Part):
 
 
 class Summary(_Part):
-    """See the module. Every part but title, created and command may be absent; the report then says so."""
+    """See the module. Every part but title, created and command may be absent; the report then says so.
+
+    Of the variants the first is the dense network, what the others are compared with, and the last is what is deployed.
+    """
 
     title: str
     created: str
