@@ -1,0 +1,132 @@
+"""Put Q/DQ pairs into a float graph by a row of `RULES`: ONNX Runtime writes them, where and with which range is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx
+
+from toolchain.errors import QuantizationError
+from toolchain.quantization.ranges import Range
+from toolchain.quantization.rules import MOVING, Rules
+from toolchain.quantization.structure import Structure
+
+SIGMOID: Range = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which nodes become INT8, and which tensors need a range for that.
+
+    Attributes:
+        nodes: names of the nodes that get Q/DQ.
+        kept_float: names of the nodes left in float and why.
+        tensors: activations that need a range.
+        observed: those of them to calibrate; the others follow from their group, or are sigmoids.
+        shared: groups of tensors with one common range.
+    """
+
+    nodes: tuple[str, ...]
+    kept_float: dict[str, str]
+    tensors: tuple[str, ...]
+    observed: tuple[str, ...]
+    shared: tuple[frozenset[str], ...]
+
+
+def plan_placement(model: onnx.ModelProto, rules: Rules, keep_float: Sequence[str] = ()) -> Placement:
+    """Decide from the structure alone.
+
+    Args:
+        model: float graph; unnamed nodes get names.
+        keep_float: names or patterns (`/model.22/*`) of nodes to leave in float.
+
+    Raises:
+        QuantizationError: not a detector, nothing left to quantize, or a pattern that matches nothing.
+    """
+    graph = Structure(model)
+    tail, last = graph.head_tail()
+    kept = dict.fromkeys(tail, "after the last convs of the head")
+    if rules.last_convs == "float":
+        kept |= {node.name: "last conv of the head" for node in last}
+    if rules.first_conv == "float":
+        first = graph.first_convs()
+        kept |= {node.name: "reads the picture" for conv in first for node in (conv, *graph.silu_of(conv))}
+    for pattern in keep_float:
+        matched = [node.name for node in graph.nodes if fnmatchcase(node.name, pattern)]
+        if not matched:
+            fix = "names are those of the ONNX nodes, for example /model.2/*"
+            raise QuantizationError("no layer matches the pattern of `keep_float`", got=pattern, fix=fix)
+        kept |= dict.fromkeys(matched, f"asked: {pattern}")
+    chosen = [node for node in graph.nodes if node.op_type in rules.quantized and node.name not in kept]
+    if not any(node.op_type == "Conv" for node in chosen):
+        raise QuantizationError(
+            "no conv would be quantized", got=f"{len(kept)} nodes kept in float", fix="keep fewer layers in float"
+        )
+    tensors = dict.fromkeys(name for node in chosen for name in _activations(graph, node, rules))
+    shared = graph.scale_groups(chosen, MOVING)
+    follow = {name for node in chosen if node.op_type in (*MOVING, "Sigmoid") for name in node.output}
+    observed = tuple(name for name in tensors if name not in follow)
+    return Placement(tuple(n.name for n in chosen), kept, tuple(tensors), observed, tuple(frozenset(group) for group in shared))
+
+
+def _activations(graph: Structure, node: onnx.NodeProto, rules: Rules) -> list[str]:
+    floats = node.input[:1] if node.op_type in ("Conv", "ConvTranspose", "Split", "Resize", *MOVING[4:]) else node.input
+    outputs = () if node.op_type in rules.float_outputs else node.output
+    return [name for name in (*floats, *outputs) if name and not graph.is_constant(name)]
+
+
+def share_ranges(found: Mapping[str, Range], placement: Placement) -> dict[str, Range]:
+    """Ranges of all tensors from those of the observed ones: a group gets the union of its ranges, a sigmoid 0..1."""
+    result = dict(found)
+    for group in placement.shared:
+        known = [found[name] for name in group if name in found]
+        if known:
+            union = (min(low for low, _ in known), max(high for _, high in known))
+            result |= dict.fromkeys(group, union)
+    return {name: result.get(name, SIGMOID) for name in placement.tensors}
+
+
+def place(
+    model: onnx.ModelProto, found: Mapping[str, Range], placement: Placement, rules: Rules, *, vnni: bool
+) -> onnx.ModelProto:
+    """The graph with Q/DQ; metadata is kept.
+
+    Args:
+        model: float graph; a copy is changed.
+        found: range of each tensor of the placement, from `share_ranges`.
+        vnni: the CPU has 8-bit dot products that do not saturate (AVX-512 VNNI, AVX-VNNI).
+
+    Raises:
+        QuantizationError: a tensor has no range.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData
+
+    missing = sorted(set(placement.tensors) - set(found))
+    if missing:
+        raise QuantizationError("tensors without a calibrated range", got=missing[:5])
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in found.items()}
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=rules.seven_bit_without_vnni and not vnni,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8 if rules.activations == "uint8" else QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=list(placement.nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(rules.quantized),
+        extra_options={
+            "ActivationSymmetric": rules.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": rules.int32_bias,
+            "AddQDQPairToWeight": rules.pair_on_weights,
+            "OpTypesToExcludeOutputQuantization": list(rules.float_outputs),
+        },
+    )
+    result: onnx.ModelProto = quantizer.quantize_model()
+    return result
