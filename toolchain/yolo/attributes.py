@@ -78,6 +78,8 @@ def _check_names(name: str, module: nn.Module, path: object) -> None:
     """No attribute takes the place of a method; no hook is registered."""
     defined = vars_of_type(module)
     for key, value in vars(module).items():
+        if not isinstance(key, str):
+            _unsafe(f"{name}, an attribute's name,", key, path)
         if (key.startswith("_") and "hooks" in key and value) or (key == "_compiled_call_impl" and value is not None):
             _unsafe(f"{name}.{key}", value, path)
         shadowed = isinstance(defined.get(key), (types.FunctionType, staticmethod, classmethod))

@@ -74,15 +74,15 @@ def load_model(path: Path, *, nc: int | None = None) -> LoadedModel:
         raise CheckpointError(
             "not an ultralytics checkpoint", got=f"{path}: a {type(content).__name__}", fix="give a detection .pt"
         )
-    module = content.get("ema") or content.get("model")
+    module = content.get("model") if content.get("ema") is None else content["ema"]
     if not isinstance(module, nn.Module):
         fix = "a list of weights alone is not enough: give the .pt that ultralytics training wrote"
         raise CheckpointError("the checkpoint holds no model", got=f"{path}: keys {sorted(map(str, content))[:8]}", fix=fix)
-    if content.get("modelopt"):
+    if content.get("modelopt") is not None:
         raise CheckpointError("a checkpoint of quantization-aware training", got=path, fix="give the float checkpoint")
     vars(module).pop("criterion", None)  # the training loss; training makes its own
     check_attributes(module, path)
-    train_args, extra = _plain(content.get("train_args") or {}), _plain(content.get(EXTRA_KEY) or {})
+    train_args, extra = _plain(content.get("train_args"), path), _plain(content.get(EXTRA_KEY), path)
     return _loaded(module, path, hashlib.sha256(data).hexdigest(), train_args, extra)
 
 
@@ -186,13 +186,13 @@ def save_checkpoint(
 
     stored = _stripped(module, path)
     stored.names = dict(names)
-    stored.args = {**_plain(train_args), "task": "detect"}
+    stored.args = {**_plain(train_args, path), "task": "detect"}
     buffer = io.BytesIO()
     torch.save({
         "epoch": -1, "best_fitness": None, "model": stored, "ema": None, "updates": None, "optimizer": None, "scaler": None,
         "train_args": stored.args, "train_metrics": None, "train_results": None, "date": datetime.now().astimezone().isoformat(),
         "version": ultralytics.__version__, "license": "AGPL-3.0 License (https://ultralytics.com/license)",
-        "docs": "https://docs.ultralytics.com", EXTRA_KEY: _plain(extra),
+        "docs": "https://docs.ultralytics.com", EXTRA_KEY: _plain(extra, path),
     }, buffer)  # fmt: skip
     stage.write_bytes(path, buffer.getvalue())
 
@@ -220,15 +220,17 @@ def _stripped(module: nn.Module, path: Path) -> Any:
     return stored
 
 
-def _plain(value: Any) -> Any:
-    """The same value in JSON types: paths and other objects become text.
+def _plain(value: Any, path: Path) -> dict[str, Any]:
+    """A mapping or namespace in JSON types: paths and other objects become text; nothing becomes an empty mapping.
 
     Raises:
-        CheckpointError: not a mapping of JSON-like values.
+        CheckpointError: it is neither.
     """
-    if hasattr(value, "__dict__") and not isinstance(value, Mapping):
-        value = vars(value)
     try:
-        return json.loads(json.dumps(dict(value), default=str))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError("not plain data", got=str(error), fix="store only numbers, text, lists and mappings") from error
+        mapping = value if isinstance(value, Mapping) else vars(value) if value is not None else {}
+        plain: dict[str, Any] = json.loads(json.dumps(dict(mapping), default=str))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "not plain data", got=f"{path}: {error}", fix="store only numbers, text, lists and mappings"
+        ) from error
+    return plain

@@ -100,8 +100,9 @@ def _data_globals() -> dict[str, Any]:
     for home in ("numpy.core.multiarray", "numpy._core.multiarray"):
         allowed[f"{home}.scalar"] = _numpy_scalar
     for home in ("pathlib", "pathlib._local"):
-        allowed[f"{home}.PosixPath"] = pathlib.PurePosixPath
-        allowed[f"{home}.WindowsPath"] = pathlib.PureWindowsPath
+        for pure in ("", "Pure"):
+            allowed[f"{home}.{pure}PosixPath"] = pathlib.PurePosixPath
+            allowed[f"{home}.{pure}WindowsPath"] = pathlib.PureWindowsPath
     return allowed
 
 
@@ -184,7 +185,7 @@ def read_checkpoint(data: bytes, path: object) -> Any:
     except BROKEN as error:
         text = str(error)
         if isinstance(error, pickle.UnpicklingError):
-            reason = text.split("WeightsUnpickler error: ")[-1].split("\n")[0]
+            reason = text.split("WeightsUnpickler error:")[-1].strip().split("\n")[0].split(" Please use")[0]
             raise UnsafeCheckpointError(
                 "the checkpoint asks for something a YOLO model does not need; nothing was run",
                 got=f"{path}: {reason}",
