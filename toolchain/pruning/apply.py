@@ -19,6 +19,8 @@ from toolchain.pruning.groups import Network
 from toolchain.pruning.plan import PruningPlan
 from toolchain.yolo.blocks import prove_equal, to_stock
 
+Removed = dict[tuple[str, str], NDArray[np.int64]]  # (layer, dim) -> positions to delete
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -49,10 +51,7 @@ def apply_plan(original: nn.Module, prunable: nn.Module, network: Network, plan:
         AlignmentError: a conv ends with a width that is not aligned.
     """
     differences = {"split": prove_equal(original, prunable, images, "splitting C2f")}
-    removed = _removed_positions(network, plan)
-    cut = deepcopy(prunable).eval()
-    for name, module in cut.named_modules():
-        _shrink(module, removed.get((name, "in")), removed.get((name, "out")))
+    cut, removed = _cut(prunable, network, plan)
     differences["cut"] = prove_equal(_masked(prunable, removed), cut, images, "cutting channels")
     stock = to_stock(cut).eval()
     differences["merge"] = prove_equal(cut, stock, images, "merging C2f")
@@ -60,7 +59,20 @@ def apply_plan(original: nn.Module, prunable: nn.Module, network: Network, plan:
     return Cut(stock, sum(p.numel() for p in stock.parameters()), differences)
 
 
-def _removed_positions(network: Network, plan: PruningPlan) -> dict[tuple[str, str], NDArray[np.int64]]:
+def cut_network(prunable: nn.Module, network: Network, plan: PruningPlan) -> nn.Module:
+    """The cut alone, still in prunable form: for measuring what one width costs."""
+    return _cut(prunable, network, plan)[0]
+
+
+def _cut(prunable: nn.Module, network: Network, plan: PruningPlan) -> tuple[nn.Module, Removed]:
+    removed = _removed_positions(network, plan)
+    cut = deepcopy(prunable).eval()
+    for name, module in cut.named_modules():
+        _shrink(module, removed.get((name, "in")), removed.get((name, "out")))
+    return cut, removed
+
+
+def _removed_positions(network: Network, plan: PruningPlan) -> Removed:
     """(layer, dim) -> positions to delete."""
     gone: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
     kept = {g.name: g.kept for g in plan.groups}
@@ -98,7 +110,7 @@ def _shrink(module: nn.Module, gone_in: NDArray[np.int64] | None, gone_out: NDAr
         module.num_features = len(out)
 
 
-def _masked(prunable: nn.Module, removed: dict[tuple[str, str], NDArray[np.int64]]) -> nn.Module:
+def _masked(prunable: nn.Module, removed: Removed) -> nn.Module:
     masked = deepcopy(prunable).eval()
     for name, module in masked.named_modules():
         gone = removed.get((name, "out"))

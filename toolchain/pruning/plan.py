@@ -145,3 +145,24 @@ def check_fits(plan: PruningPlan, network: Network, model_sha256: str) -> None:
         for kept in group.kept:
             if len(kept) != group.width or sorted(set(kept)) != kept or not kept or kept[0] < 0 or kept[-1] >= group.channels:
                 raise PlanError("kept channels must be rising indices inside the group, as many in each half", got=group.name)
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """Two cuts in a row as one plan on the weights of the first.
+
+    Raises:
+        PlanError: the second plan is not of the network the first one leaves.
+    """
+    after = {g.name: g for g in second.groups}
+    groups = []
+    for group in first.groups:
+        then = after.get(group.name)
+        if then is None or then.channels != group.width:
+            raise PlanError("the plans do not follow each other", got=group.name)
+        kept = [[one[i] for i in two] for one, two in zip(group.kept, then.kept, strict=True)]
+        groups.append(group.model_copy(update={"kept": kept}))
+    shares = {
+        key: 1 - (1 - getattr(first.reached, key)) * (1 - getattr(second.reached, key)) for key in ("channels", "macs", "params")
+    }
+    asked = 1 - (1 - first.asked_ratio) * (1 - second.asked_ratio)
+    return first.model_copy(update={"groups": groups, "reached": Amounts(**shares), "asked_ratio": asked})

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from ultralytics.cfg import get_cfg
 
 from toolchain.imaging import Letterbox, network_input, read_image
@@ -59,11 +58,8 @@ def _batch(paths: Sequence[Path], labels: Sequence[np.ndarray[Any, np.dtype[np.f
     }
 
 
-def detection_loss(network: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Mean loss per picture (box + cls + dfl with ultralytics' default gains), differentiable.
-
-    BN layers keep the mode they are in; the head runs in training form so that raw logits come out.
-    """
+def raw_loss(network: Any, raw: dict[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+    """Mean loss per picture (box + cls + dfl with ultralytics' default gains) of raw head outputs, differentiable."""
     from ultralytics.utils.loss import v8DetectionLoss
 
     args, network.args = getattr(network, "args", None), get_cfg()
@@ -71,7 +67,11 @@ def detection_loss(network: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         criterion = v8DetectionLoss(network)
     finally:
         network.args = args
-    out = network(batch["img"])
-    raw = out[1] if isinstance(out, (tuple, list)) else out
     total: torch.Tensor = criterion(raw, batch)[0].sum() / len(batch["img"])
     return total
+
+
+def detection_loss(network: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """`raw_loss` of a forward pass; BN layers keep the mode they are in."""
+    out = network(batch["img"])
+    return raw_loss(network, out[1] if isinstance(out, (tuple, list)) else out, batch)

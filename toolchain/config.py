@@ -1,0 +1,162 @@
+"""run.toml: the schema of a whole job, its defaults, and errors that name file, key, got and expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolchain.errors import ConfigError
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PruneSection(Section):
+    """How the cut is made. `ratio` is a share of multiply-adds for `flops`, of channels for the other strategies."""
+
+    criterion: str = "fisher"
+    strategy: str = "flops"
+    ratio: float = Field(0.5, ge=0, lt=1)
+    layers: dict[str, float] = Field(default_factory=dict)
+    steps: int = Field(1, ge=1, le=20)
+    step_epochs: int = Field(5, ge=1)
+    align: int | None = Field(None, ge=1)  # None: the target's
+    images: int | None = Field(None, ge=1)  # None: all training images
+    guard: float = Field(0.0, ge=0)  # mAP a single group may cost in `sensitivity`; 0 switches the guard off
+
+
+class DistillSection(Section):
+    scores: float = Field(1.0, ge=0)
+    boxes: float = Field(1.0, ge=0)
+
+
+class TrainSection(Section):
+    """Fine-tuning, by ultralytics' names; `extra` passes any other of its training keys through."""
+
+    epochs: int = Field(60, ge=0)  # 0: no fine-tuning
+    batch: int = Field(16, ge=1)
+    lr0: float = Field(1e-3, gt=0)
+    lrf: float = Field(0.01, gt=0)
+    optimizer: str = "AdamW"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = Field(1.0, ge=0)
+    cos_lr: bool = True
+    patience: int = Field(0, ge=0)
+    mosaic: float = Field(1.0, ge=0, le=1)
+    close_mosaic: int = Field(10, ge=0)
+    val_every: int = Field(5, ge=1)
+    device: str = "cpu"
+    distill: DistillSection = DistillSection()
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExportSection(Section):
+    opset: int = 17
+    dynamic_batch: bool = False
+    simplify: bool = True
+
+
+class Int8Section(Section):
+    enabled: bool = True
+    recipe: str = "minmax"
+    max_drop: float = Field(0.01, ge=0)
+    keep_float: list[str] = Field(default_factory=list)
+
+
+class BenchSection(Section):
+    runtime: str = "onnxruntime"
+    provider: str = "CPUExecutionProvider"
+    threads: int = Field(2, ge=1)
+    rounds: int = Field(11, ge=1)
+    runs: int = Field(20, ge=1)
+    python: str | None = None
+
+
+class RunConfig(Section):
+    """A whole job. Paths in a file are relative to the file's folder."""
+
+    model: Path
+    data: Path
+    imgsz: int = Field(640, ge=32)
+    out: Path = Path("runs/run")
+    target: str = "host-cpu"
+    host: str = "local"
+    split: Literal["val", "test", "train"] = "val"
+    seed: int = 0
+    prune: PruneSection = PruneSection()
+    train: TrainSection = TrainSection()
+    export: ExportSection = ExportSection()
+    int8: Int8Section = Int8Section()
+    bench: BenchSection = BenchSection()
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
+    """A run.toml, if given, with flags on top; keys of flags are dotted ("prune.ratio").
+
+    Raises:
+        ConfigError: names the file, the key, what was got and what is expected.
+    """
+    values: dict[str, Any] = {}
+    source = "command line"
+    if path is not None:
+        source = str(path)
+        values = read_toml(path)
+        for key in ("model", "data", "out"):
+            if isinstance(values.get(key), str):
+                values[key] = path.parent / Path(values[key]).expanduser()
+    for key, value in overrides.items():
+        if value is not None:
+            _set(values, key.split("."), value)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source} does not describe a run", got=_explain(error)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises: ConfigError naming the file and the line."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError("cannot read the file", got=f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("the file is not TOML", got=f"{path}: {error}") from error
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a mistake: key, what was got, what is expected, and the nearest key for an unknown one."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _keys(item["loc"][:-1]), n=1)
+            lines.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"{key!r} is missing (give it in the file or as --{key})")
+        else:
+            lines.append(f"{key} = {item['input']!r}: {item['msg']}")
+    return "; ".join(lines)
+
+
+def _keys(path: tuple[int | str, ...]) -> list[str]:
+    section: Any = RunConfig
+    for part in path:
+        section = section.model_fields[str(part)].annotation
+    return list(section.model_fields)

@@ -1,0 +1,263 @@
+"""What a run leaves for people and machines: `summary.json`, `records.jsonl`, `report.html`, from what its stages measured."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolchain.errors import AccuracyGateError
+from toolchain.measurement.record import Record, append
+from toolchain.pruning.plan import PruningPlan
+from toolchain.report.diagnose import check_map, check_noise, check_outputs, check_reached, output_facts
+from toolchain.report.diagnose_latency import check_int8, check_latency
+from toolchain.report.findings import Finding, by_severity
+from toolchain.report.html import write_report
+from toolchain.report.variant import Variant
+from toolchain.stage import file_sha256, tool_versions, write_json
+
+DENSE, PRUNED, INT8 = "dense", "pruned", "pruned-int8"
+FACT_IMAGES = 8
+
+
+def variants_of(
+    engines: Mapping[str, Path],
+    bench: Mapping[str, Any],
+    accuracy: Mapping[str, Any],
+    sizes: Mapping[str, tuple[int, int]],
+    refused: AccuracyGateError | None,
+) -> list[Variant]:
+    """One row an engine, dense first, the product last.
+
+    Args:
+        sizes: label -> (weights, multiply-adds).
+    """
+    rows = []
+    for label, path in engines.items():
+        timed, found = bench["engines"][label], accuracy[label]
+        p50, ratio = timed["latency_ms"]["p50"], timed["speedup"]
+        rows.append(
+            Variant(
+                label=label,
+                size_bytes=path.stat().st_size,
+                params=sizes[label][0],
+                gmacs=sizes[label][1] / 1e9,
+                map50=found["map50"],
+                map50_95=found["map50_95"],
+                latency_ms=p50["value"],
+                latency_interval_ms=interval(p50),
+                speedup=1.0 if ratio is None else ratio["value"],
+                speedup_interval=None if ratio is None else interval(ratio),
+                per_class={c["name"]: c["map50_95"] for c in found["per_class"] if c["map50_95"] is not None},
+            )
+        )
+    if refused is not None:
+        why = dict.fromkeys(("size_bytes", "params", "gmacs", "map50", "map50_95", "latency_ms"), "refused by the accuracy gate")
+        rows.append(Variant(label=INT8, why=why))
+    return rows
+
+
+def interval(value: Mapping[str, Any]) -> tuple[float, float] | None:
+    """(low, high) of a percentile or ratio, if both exist."""
+    low, high = value.get("low"), value.get("high")
+    return None if low is None or high is None else (low, high)
+
+
+def conv_layers(dense: Any, pruned: Any, plan: PruningPlan) -> list[dict[str, Any]]:
+    """Outputs of every convolution before and after, by stock name; the reason where a layer was not cut."""
+    frozen = {layer: group.frozen for group in plan.groups for layer in group.layers}
+    owner = {layer.replace(".cv0.", ".cv1."): group.name for group in plan.groups for layer in group.layers}
+    after = dict(pruned.named_modules())
+    rows = []
+    for name, module in dense.named_modules():
+        if not hasattr(module, "out_channels") or ".dfl." in name:
+            continue
+        kept = after[name].out_channels
+        reason = frozen.get(name) or ("its channels are all worth keeping" if kept == module.out_channels else None)
+        rows.append({"name": name, "dense": module.out_channels, "kept": kept, "group": owner.get(name), "reason": reason})
+    return rows
+
+
+def diagnose(
+    plan: PruningPlan,
+    dense: Any,
+    cut: Any,
+    images: Any,
+    accuracy: Mapping[str, Any],
+    bench: Mapping[str, Any],
+    variants: list[Variant],
+    max_drop: float,
+    profile: Any = (),
+) -> list[Finding]:
+    """The user's checklist over what was measured."""
+    import torch
+
+    findings: list[Finding] = []
+    with torch.no_grad():
+        facts = [output_facts([net(images)[0].numpy()]) for net in (dense.eval(), cut.eval())]
+    findings += check_outputs(*facts)
+    steps = [
+        ("dense", accuracy[DENSE]["map50_95"]),
+        ("cut", accuracy["cut"]["map50_95"]),
+        ("tuned", accuracy[PRUNED]["map50_95"]),
+    ]
+    if INT8 in accuracy:
+        steps.append(("int8", accuracy[INT8]["map50_95"]))
+    findings += check_map(steps)  # type: ignore[arg-type]
+    what, reached = ("multiply-adds", plan.reached.macs) if plan.strategy == "flops" else ("channels", plan.reached.channels)
+    findings += check_reached(f"share of {what}", 1 - plan.asked_ratio, 1 - reached, alignment=plan.align)
+    by_label = {row.label: row for row in variants}
+    timed = by_label[PRUNED]
+    if timed.speedup is not None:
+        findings += check_latency(1 - plan.reached.macs, 1 / timed.speedup, profile)
+    int8 = by_label.get(INT8)
+    if int8 is not None and int8.latency_ms is not None:
+        findings += check_int8(timed.latency_ms, int8.latency_ms, timed.map50_95, int8.map50_95, max_drop)
+    control = bench.get("control")
+    findings += check_noise(interval(control) if control else None)
+    return by_severity(findings)
+
+
+def write_records(
+    out: Path, engines: Mapping[str, Path], bench: Mapping[str, Any], accuracy: Mapping[str, Any], data: str
+) -> None:
+    """One line per latency, accuracy and size, each with what makes it true; a file made anew from the stages' results."""
+    path = out / "records.jsonl"
+    path.unlink(missing_ok=True)
+    versions = tool_versions()
+    for label, engine in engines.items():
+        timed, found, digest = bench["engines"][label], accuracy[label], file_sha256(engine)
+        common = {"subject": label, "subject_sha256": digest, "device": bench["device"], "versions": versions}
+        append(
+            path,
+            Record(
+                **common,
+                kind="latency",
+                value=timed["latency_ms"]["p50"]["value"],
+                unit="ms",
+                interval=interval(timed["latency_ms"]["p50"]),
+                state_before=bench["state_before"],
+                state_after=bench["state_after"],
+                samples_path=f"stages/bench/{timed['samples']}",
+                valid=bench["valid"],
+                reasons=tuple(bench["reasons"]),
+                extra={"speedup": timed["speedup"], "settings": bench["settings"]},
+            ),
+        )
+        append(
+            path,
+            Record(
+                **common,
+                kind="accuracy",
+                value=found["map50_95"],
+                unit="mAP50-95",
+                extra={"map50": found["map50"], "split": found["split"], "images": found["images"], "data_sha256": data},
+            ),
+        )
+        append(path, Record(**common, kind="size", value=engine.stat().st_size, unit="bytes"))
+
+
+def bench_part(bench: Mapping[str, Any], engines: Mapping[str, Path]) -> dict[str, Any]:
+    """The benchmark as the report reads it."""
+    return {
+        "device": bench["device"],
+        "valid": bench["valid"],
+        "reasons": list(bench["reasons"]),
+        "control": bench["control"],
+        "threads": bench["settings"]["threads"],
+        "provider": bench["engines"][DENSE]["provider"],
+        "runtime_version": bench["engines"][DENSE]["runtime_version"],
+        "state_before": bench["state_before"],
+        "state_after": bench["state_after"],
+        "rounds": bench["rounds"],
+        "engines": [
+            {
+                "label": label,
+                "samples_path": f"stages/bench/{bench['engines'][label]['samples']}",
+                "sha256": bench["engines"][label]["sha256"],
+            }
+            for label in engines
+        ],
+    }
+
+
+def write_results(
+    job: Any,
+    plan: PruningPlan,
+    model: Path,
+    engines: Mapping[str, Path],
+    bench: Mapping[str, Any],
+    accuracy: Mapping[str, Any],
+    refused: AccuracyGateError | None,
+) -> dict[str, Any]:
+    """Write `summary.json`, `records.jsonl` and `report.html` into the run folder; returns the summary."""
+    from toolchain.pruning.prune import proof_images
+    from toolchain.yolo.checkpoint import load_model
+    from toolchain.yolo.dataset import load_dataset
+
+    config = job.config
+    dense, pruned, cut = load_model(config.model), load_model(model), load_model(job.cut_model)
+    dataset = load_dataset(config.data, class_names=dense.names)
+    weights = {net: sum(p.numel() for p in loaded.module.parameters()) for net, loaded in (("d", dense), ("p", pruned))}
+    macs = job.macs
+    sizes = {DENSE: (weights["d"], macs[0]), PRUNED: (weights["p"], macs[1]), INT8: (weights["p"], macs[1])}
+    rows = variants_of(engines, bench, accuracy, sizes, refused)
+    findings = diagnose(
+        plan, dense.module, cut.module, proof_images(dataset, config.imgsz), accuracy, bench, rows, config.int8.max_drop
+    )
+    stages = {stage.name: stage for stage in job.done}
+    tune, int8 = stages.get("tune"), stages.get("int8")
+    shared = len(set(dataset.images(config.split)) & set(dataset.images("train"))) if "train" in dataset.splits else None
+    summary = {
+        "title": f"{config.model.name} on {config.target}",
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": job.command,
+        "model": {"source": str(config.model), "sha256": dense.sha256, "names": dense.names, "imgsz": config.imgsz},
+        "data": {
+            "yaml": str(config.data),
+            "sha256": dataset.sha256,
+            "split": config.split,
+            "images": len(dataset.images(config.split)),
+            "shared_with_train": shared,
+        },
+        "variants": [row.to_dict() for row in rows],
+        "layers": conv_layers(dense.module, pruned.module, plan),
+        "prune": {
+            "criterion": plan.criterion,
+            "strategy": plan.strategy,
+            "asked": {"pruned_ratio": plan.asked_ratio},
+            "alignment": plan.align,
+            "reached": {f"{key}_ratio": 1 - getattr(plan.reached, key) for key in ("macs", "params", "channels")},
+        },
+        "training": None
+        if tune is None
+        else {
+            "epochs": tune.result["epochs"],
+            "best_epoch": tune.result["best_epoch"],
+            "curve": [{key: point[key] for key in ("epoch", "map50_95", "loss")} for point in tune.result["curve"]],
+        },
+        "sensitivity": None
+        if "sensitivity" not in stages
+        else [
+            {"group": row["group"], "kept_ratio": row["kept_ratio"], "drop": row["map_drop"]}
+            for row in stages["sensitivity"].result["rows"]
+        ],
+        "stages": [{"name": s.name, "duration_s": s.duration_s, "reused": s.reused} for s in job.done],
+        "bench": bench_part(bench, engines),
+        "int8": None
+        if int8 is None
+        else {
+            "recipe": int8.result["recipe"],
+            "images": int8.result["images"],
+            "float_map": int8.result["float"]["map50_95"],
+            "int8_map": int8.result["int8"]["map50_95"],
+            "max_drop": config.int8.max_drop,
+        },
+        "diagnosis": [finding.to_dict() for finding in findings],
+        "versions": tool_versions(),
+    }
+    write_json(config.out / "summary.json", summary)
+    write_records(config.out, engines, bench, accuracy, dataset.sha256)
+    write_report(summary, config.out / "report.html")
+    return summary

@@ -1,0 +1,382 @@
+"""The verbs: one function a command, from files to files. The command line and the pipeline both call these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolchain.config import BenchSection, ExportSection, Int8Section, TrainSection
+from toolchain.device.bench import bench as bench_engines
+from toolchain.device.bundle import build as build_bundle
+from toolchain.device.infer import infer
+from toolchain.device.results import BenchResult
+from toolchain.errors import AccuracyGateError, ConfigError, UsageError
+from toolchain.pruning.prune import PruneRequest, check_imgsz, explain, prune
+from toolchain.pruning.sensitivity import sensitivity
+from toolchain.stage import write_json
+
+__all__ = ["PruneRequest", "bench", "build", "evaluate", "explain", "export", "finetune", "prune", "quantize", "sensitivity"]
+
+PARITY_IMAGES = 4
+
+
+def train_settings(section: TrainSection, seed: int) -> Any:
+    """Config section -> the trainer's settings."""
+    from toolchain.yolo.distill import DistillWeights
+    from toolchain.yolo.trainer import TrainSettings
+
+    values = section.model_dump()
+    values["distill"] = DistillWeights(**values["distill"])
+    return TrainSettings(**values, seed=seed)
+
+
+def finetune(
+    model: Path,
+    out: Path,
+    *,
+    data: Path,
+    imgsz: int,
+    train: TrainSection,
+    teacher: Path | None = None,
+    seed: int = 0,
+    title: str = "Fine-tuning",
+) -> dict[str, Any]:
+    """Train the network itself, distilled from `teacher`; writes `tuned.pt`."""
+    from toolchain.yolo.finetune import finetune as stage
+
+    return stage(model, out, data=data, imgsz=imgsz, settings=train_settings(train, seed), teacher=teacher, title=title)
+
+
+def export(model: Path, out: Path, *, data: Path | None, imgsz: int, export: ExportSection | None = None) -> dict[str, Any]:
+    """Checkpoint -> `model.onnx` that agrees with torch on real pictures (seeded noise when there is no data)."""
+    from toolchain.export.exporter import export_onnx
+    from toolchain.imaging import network_input, read_image
+    from toolchain.yolo.checkpoint import load_model
+    from toolchain.yolo.dataset import load_dataset
+    from toolchain.yolo.loss import choose_images
+
+    section = export or ExportSection()
+    loaded = load_model(model)
+    check_imgsz(imgsz, loaded.stride)
+    if data is None:
+        images = np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, 3, imgsz, imgsz), dtype=np.uint8)
+    else:
+        dataset = load_dataset(data, class_names=loaded.names)
+        paths = dataset.images("train")
+        images = np.stack(
+            [network_input(read_image(paths[i]), imgsz)[0] for i in choose_images(dataset, "train", PARITY_IMAGES, 0)]
+        )
+    return export_onnx(
+        loaded.module,
+        out,
+        imgsz=imgsz,
+        names=loaded.names,
+        stride=loaded.stride,
+        parity_images=images,
+        opset=section.opset,
+        dynamic_batch=section.dynamic_batch,
+        simplify=section.simplify,
+    )
+
+
+def quantize(
+    model: Path,
+    out: Path,
+    *,
+    data: Path,
+    imgsz: int,
+    int8: Int8Section | None = None,
+    split: str = "val",
+    host: str = "local",
+    bench: BenchSection | None = None,
+    seed: int = 0,
+    work: Path | None = None,
+) -> dict[str, Any]:
+    """Float ONNX -> `model.int8.onnx`, calibrated on training pictures and judged by the engines' own outputs on `split`.
+
+    Raises:
+        AccuracyGateError: INT8 lost more than `max_drop`; `refused.json` in `out` says what was measured.
+    """
+    from toolchain.quantization.gate import check_gate
+    from toolchain.quantization.quantize import quantize as place
+    from toolchain.yolo.dataset import load_dataset
+
+    section, run = int8 or Int8Section(), bench or BenchSection()
+    dataset = load_dataset(data)
+    features = cpu_features(host, run)
+    report = place(
+        model,
+        dataset.images("train"),
+        out,
+        imgsz=imgsz,
+        recipe=section.recipe,
+        vnni=features["vnni"],
+        rules=features["rules"],
+        keep_float=section.keep_float,
+        seed=seed,
+    )
+    folder = work or out
+    maps = {
+        name: evaluate(engine, folder, data=data, imgsz=imgsz, split=split, host=host, bench=run, name=name)
+        for name, engine in {"float": model, "int8": out / "model.int8.onnx"}.items()
+    }
+    report |= {"float": maps["float"], "int8": maps["int8"], "max_drop": section.max_drop}
+    try:
+        report["gate"] = check_gate(
+            maps["float"]["map50_95"],
+            maps["int8"]["map50_95"],
+            section.max_drop,
+            tried=[section.recipe],
+            images=report["images"],
+            costs=_costs(model, out / "model.int8.onnx", dataset.images("train"), imgsz, maps, section.max_drop),
+        )
+    except AccuracyGateError:
+        write_json(out / "refused.json", report)
+        (out / "model.int8.onnx").rename(out / "refused.int8.onnx")
+        raise
+    return report
+
+
+def _costs(model: Path, int8: Path, images: Sequence[Path], imgsz: int, maps: Mapping[str, Any], max_drop: float) -> Any:
+    """Noise of every layer, only when the gate is about to refuse."""
+    if maps["float"]["map50_95"] - maps["int8"]["map50_95"] <= max_drop:
+        return ()
+    import onnx
+
+    from toolchain.imaging import float_batches
+    from toolchain.quantization.costs import layer_costs
+
+    return layer_costs(onnx.load(model), onnx.load(int8), float_batches(images[:8], imgsz))
+
+
+def cpu_features(host: str, bench: BenchSection) -> dict[str, Any]:
+    """What Q/DQ placement must know of the host's CPU: 8-bit dot products, and the rule table of its architecture."""
+    from toolchain.device.probe import probe
+
+    found = probe(host, python=bench.python)
+    flags = set(found["cpu_flags"] or [])
+    vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
+    return {"vnni": vnni, "rules": "onnxruntime-arm" if found["arch"] in ("aarch64", "arm64") else "onnxruntime-x86"}
+
+
+def build(
+    model: Path,
+    out: Path,
+    *,
+    imgsz: int,
+    host: str = "local",
+    target: str = "host-cpu",
+    precision: str = "fp32",
+    bench: BenchSection | None = None,
+) -> dict[str, Any]:
+    """ONNX -> a bundle whose engine really ran on the host."""
+    run = bench or BenchSection()
+    return build_bundle(
+        model,
+        out,
+        host=host,
+        runtime=run.runtime,
+        provider=run.provider,
+        threads=run.threads,
+        labels=class_names(model),
+        imgsz=imgsz,
+        precision=precision,
+        target=target,
+        python=run.python,
+    )
+
+
+def class_names(model: Path) -> list[str]:
+    """Class names from the metadata of an exported graph, by class id.
+
+    Raises:
+        ExportError: the file is not one of ours (or ultralytics').
+    """
+    import ast
+
+    import onnx
+
+    from toolchain.errors import ExportError
+    from toolchain.export.metadata import read_metadata
+
+    try:
+        names = ast.literal_eval(read_metadata(onnx.load(model, load_external_data=False))["names"])
+        return [str(names[index]) for index in range(len(names))]
+    except (KeyError, ValueError, SyntaxError) as error:
+        raise ExportError(
+            "the graph does not name its classes", got=f"{model}: {error}", fix="export it with `toolchain export`"
+        ) from error
+
+
+def bench(engines: Mapping[str, Path], out: Path, *, host: str = "local", bench: BenchSection | None = None) -> BenchResult:
+    """Latency of several engines in turns; the first is the baseline. A bundle folder stands for its engine."""
+    from toolchain.device.bundle import verify
+
+    run = bench or BenchSection()
+    files = {}
+    for label, path in engines.items():
+        if path.is_dir():
+            verify(path)
+        files[label] = path / "engine.onnx" if path.is_dir() else path
+    return bench_engines(
+        files,
+        out,
+        host=host,
+        runtime=run.runtime,
+        provider=run.provider,
+        threads=run.threads,
+        rounds=run.rounds,
+        runs=run.runs,
+        python=run.python,
+    )
+
+
+def evaluate(
+    model: Path,
+    out: Path,
+    *,
+    data: Path,
+    imgsz: int,
+    split: str = "val",
+    host: str = "local",
+    bench: BenchSection | None = None,
+    name: str = "accuracy",
+) -> dict[str, Any]:
+    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx` or bundle, run on the host); writes `NAME.json`."""
+    from toolchain.yolo.checkpoint import load_model
+    from toolchain.yolo.dataset import load_dataset
+    from toolchain.yolo.evaluate import evaluate_file, evaluate_module, prepare_split
+
+    if model.is_dir():
+        model = model / "engine.onnx"
+    if model.suffix not in (".pt", ".onnx"):
+        raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx or a bundle folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if model.suffix == ".pt":
+        loaded = load_model(model)
+        check_imgsz(imgsz, loaded.stride)
+        dataset = load_dataset(data, class_names=loaded.names)
+        result = evaluate_module(loaded.module, dataset, split, imgsz, out).to_dict() | {"engine": None}
+    else:
+        run = bench or BenchSection()
+        dataset = load_dataset(data)
+        images, letterboxes = prepare_split(dataset, split, imgsz, out)
+        predictions = out / f"{name}.npz"
+        ran = infer(
+            model,
+            images,
+            predictions,
+            host=host,
+            runtime=run.runtime,
+            provider=run.provider,
+            threads=run.threads,
+            python=run.python,
+        )
+        accuracy = evaluate_file(predictions, dataset, split, imgsz, letterboxes)
+        result = accuracy.to_dict() | {"engine": ran.to_json()}
+    write_json(out / f"{name}.json", result)
+    return result
+
+
+def request_of(section: Any, imgsz: int, align: int, seed: int, keep_at_least: Mapping[str, float] | None = None) -> PruneRequest:
+    """Config section -> what to cut."""
+    if section.layers and section.strategy != "per-layer":
+        raise ConfigError(
+            "ratios of single layers need the per-layer strategy", got=section.strategy, fix='strategy = "per-layer"'
+        )
+    return PruneRequest(
+        imgsz=imgsz,
+        ratio=section.ratio,
+        criterion=section.criterion,
+        strategy=section.strategy,
+        align=section.align or align,
+        layers=section.layers,
+        images=section.images,
+        seed=seed,
+        keep_at_least=keep_at_least or {},
+    )
+
+
+def bench_json(result: BenchResult) -> dict[str, Any]:
+    """The benchmark as plain JSON."""
+    return asdict(result)
+
+
+def prune_request(
+    *, imgsz: int, guard: Path | None = None, guard_drop: float = 0.02, layers: Mapping[str, float] | None = None, **values: Any
+) -> PruneRequest:
+    """Flags -> what to cut; `guard` is the sensitivity.json whose sensitive groups keep more."""
+    from toolchain.pruning.sensitivity import Row
+    from toolchain.pruning.sensitivity import guard as least_shares
+    from toolchain.stage import read_json
+
+    least = {} if guard is None else least_shares([Row(**row) for row in read_json(guard)["rows"]], guard_drop)
+    return PruneRequest(imgsz=imgsz, layers=layers or {}, keep_at_least=least, **values)
+
+
+def layer_ratios(file: Path | None, flags: Mapping[str, float]) -> dict[str, float]:
+    """Ratios of a TOML file (NAME = ratio) under those of flags.
+
+    Raises:
+        ConfigError: the file cannot be read or holds something else.
+    """
+    from toolchain.config import read_toml
+
+    values = {} if file is None else read_toml(file)
+    wrong = {key: value for key, value in values.items() if not isinstance(value, (int, float)) or isinstance(value, bool)}
+    if wrong:
+        raise ConfigError("a layer's ratio must be a number", got=f"{file}: {wrong}", fix='"model.4.cv1" = 0.3')
+    return {**values, **flags}
+
+
+def train_section(*, extra: Sequence[str] | None = None, **values: Any) -> TrainSection:
+    """Flags -> training section; `extra` are NAME=VALUE with YAML values."""
+    import yaml
+    from pydantic import ValidationError
+
+    pairs = {}
+    for entry in extra or ():
+        name, sign, value = entry.partition("=")
+        if not sign:
+            raise UsageError("a training key is NAME=VALUE", got=entry, fix="--set mixup=0.1")
+        pairs[name] = yaml.safe_load(value)
+    try:
+        return TrainSection(extra=pairs, **values)
+    except ValidationError as error:
+        raise ConfigError(
+            "training settings", got="; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        ) from error
+
+
+def labelled(engines: Sequence[str]) -> dict[str, Path]:
+    """LABEL=PATH or PATH -> label -> path; a bare path is labelled by its name.
+
+    Raises:
+        UsageError: two engines with one label.
+    """
+    found: dict[str, Path] = {}
+    for entry in engines:
+        label, sign, path = entry.partition("=")
+        name, file = (label, Path(path)) if sign else (Path(entry).stem, Path(entry))
+        if name in found:
+            raise UsageError("two engines with the same label", got=name, fix="LABEL=PATH")
+        found[name] = file
+    return found
+
+
+def sensitivity_page(result: Mapping[str, Any], out: Path, title: str) -> Path:
+    """The sensitivity plot as a page of its own."""
+    import datetime
+
+    from toolchain.report.html import write_report
+
+    rows = [{"group": r["group"], "kept_ratio": r["kept_ratio"], "drop": r["map_drop"]} for r in result["rows"]]
+    created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    write_report(
+        {"title": title, "created": created, "command": "toolchain sensitivity", "sensitivity": rows}, out / "sensitivity.html"
+    )
+    return out / "sensitivity.html"
