@@ -5,10 +5,12 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 
 from .wire import AgentError
 
 CHUNK = 1 << 18
+KEEP_S = 14 * 86400.0  # files that no one has asked for in this time are removed
 
 
 def sha256(path):
@@ -19,6 +21,20 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def sweep(cache):
+    """Remove what was not used for long, so that a small card does not fill up."""
+    for folder, keep_s in (("files", KEEP_S), ("out", 86400.0)):
+        folder = os.path.join(cache, folder)
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            try:
+                age_s = time.time() - os.path.getmtime(path)
+                if age_s > (86400.0 if name.startswith(".partial-") else keep_s):
+                    os.remove(path)
+            except FileNotFoundError:  # another agent was quicker
+                pass
+
+
 def put(job):
     """Receive a file, or find that it is already here and whole."""
     name, size, want = job.need("name", str), job.need("size", int), job.need("sha256", str)
@@ -27,7 +43,9 @@ def put(job):
     folder = os.path.join(job.cache, "files")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     path = os.path.join(folder, want + name)
+    sweep(job.cache)
     if os.path.isfile(path) and sha256(path) == want:
+        os.utime(path, None)
         return {"path": path, "reused": True}
     handle, partial = tempfile.mkstemp(prefix=".partial-", dir=folder)
     try:

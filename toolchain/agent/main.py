@@ -1,22 +1,23 @@
 """Protocol loop: one request a line, answered by `ok` or `error` with the request's id; events may come before the answer."""
 
 import errno
+import importlib
 import os
 import platform
 import sys
 import traceback
 
-from . import engines, files, infer, probe, timing, wire
+from . import wire
 
-OPS = {
-    "probe": probe.answer,
-    "state": probe.answer_state,
-    "put": files.put,
-    "get": files.get,
-    "build": engines.build,
-    "bench": timing.bench,
-    "go": timing.go,
-    "infer": infer.infer,
+OPS = {  # operation: module, function; imported when asked for, so that a device without numpy can still say so
+    "probe": ("probe", "answer"),
+    "state": ("probe", "answer_state"),
+    "put": ("files", "put"),
+    "get": ("files", "get"),
+    "build": ("engines", "build"),
+    "bench": ("timing", "bench"),
+    "go": ("timing", "go"),
+    "infer": ("infer", "infer"),
 }
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
 
@@ -54,15 +55,15 @@ def explain(error):
 def serve(link, cache):
     memory = {}
     while True:
-        identity = None
+        request = link.receive()
+        if request is None:
+            return 0
+        identity = request.get("id")
         try:
-            request = link.receive()
-            if request is None:
-                return 0
-            identity = request.get("id")
-            operation = OPS.get(request.get("op"))
-            if operation is None:
+            if request.get("op") not in OPS:
                 raise wire.AgentError("bad_request", "unknown operation %r" % request.get("op"))
+            module, function = OPS[request["op"]]
+            operation = getattr(importlib.import_module("." + module, __package__), function)
             link.send({"id": identity, "ok": operation(Job(request, link, memory, cache))})
         except BrokenPipeError:
             return 0

@@ -88,7 +88,14 @@ def each(root, pattern, convert):
 
 
 def clocks_mhz(root):
-    found = each(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", int)
+    """Clock of every core: the one the kernel steers by, else the one /proc/cpuinfo shows."""
+    try:
+        found = each(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", int)
+    except ValueError as error:
+        shown = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)$", read(root, "/proc/cpuinfo"), re.M)
+        if not shown:
+            raise error
+        return {"cpu%d" % index: float(value) for index, value in enumerate(shown)}
     return {path.split("/")[4]: value / 1000.0 for path, value in found.items()}
 
 

@@ -191,9 +191,14 @@ class SshChannel:
         self._loop.run(end(), 5)
 
     async def _watch_stderr(self) -> None:
+        import asyncssh
+
         async def follow() -> None:
-            while block := await self._process.stderr.read(1 << 16):
-                self._stderr = (self._stderr + block)[-STDERR_TAIL:]
+            try:
+                while block := await self._process.stderr.read(1 << 16):
+                    self._stderr = (self._stderr + block)[-STDERR_TAIL:]
+            except (asyncssh.Error, OSError):
+                return  # the link is lost: read() on stdout reports it
 
         self._follower = asyncio.ensure_future(follow())
 
