@@ -150,7 +150,7 @@ def suppress(rows: NDArray[np.float32], min_score: float = MIN_SCORE) -> torch.T
 
 def ground_truth(labels: Labels, box: Letterbox) -> torch.Tensor:
     """(k, 5) normalised labels -> (k, 4) x1, y1, x2, y2 in network pixels."""
-    size = np.array([box.width, box.height], dtype=np.float32) * box.scale
+    size = np.round(np.array([box.width, box.height]) * box.scale)  # the whole pixels that the letterbox scaled it to
     centre, half = labels[:, 1:3] * size + (box.left, box.top), labels[:, 3:5] * size / 2
     return torch.from_numpy(np.concatenate((centre - half, centre + half), 1).astype(np.float32))
 
