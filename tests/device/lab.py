@@ -69,9 +69,9 @@ class Sshd:
                 continue
 
 
-def keygen(path: Path) -> str:
+def keygen(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
     """A new key pair; returns the public half."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(path)], check=True)
     return " ".join(path.with_suffix(".pub").read_text().split()[:2])
 
 

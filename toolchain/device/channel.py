@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import shlex
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from toolchain.errors import ConnectionLostError, RemoteTimeoutError, RuntimeMissingError
@@ -56,8 +56,8 @@ class LocalChannel:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _release
         try:
             self._process = subprocess.Popen(
-                [python, "-c", ONE_LINER, str(loader_size)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0, cwd=Path.home(),
+                [os.path.abspath(python) if "/" in python else python, "-c", ONE_LINER, str(loader_size)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0, cwd="/",
             )  # fmt: skip
         except OSError as error:
             self._stderr.close()

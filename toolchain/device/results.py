@@ -34,6 +34,7 @@ class EngineResult:
     latency_ms: Summary
     speedup: Ratio | None
     provider: str
+    threads: int
     runtime_version: str
     options: dict[str, Any]
     load_ms: float
@@ -77,9 +78,11 @@ class BenchResult:
         return asdict(self)
 
 
-def flags_of(latency: Summary) -> tuple[str, ...]:
+def flags_of(latency: Summary, threads: int, cores: int | None) -> tuple[str, ...]:
     """Plain words for what the statistics show about the machine."""
     flags = []
+    if cores is not None and threads > cores:
+        flags.append(f"{threads} threads on {cores} cores: they wait for each other")
     if latency.cv is not None and latency.cv > CV_LIMIT:
         flags.append(f"latency varies by {latency.cv:.1%} (sd / mean): clocks not locked, or other work ran")
     if latency.drift is not None and abs(latency.drift) > DRIFT_LIMIT:
@@ -117,12 +120,17 @@ def result_of(
         latency = summarize(list(chain.from_iterable(by_label[one.label])))
         about = loaded[one.label]
         engines[one.label] = EngineResult(
-            one.label, one.sha256, files[one.label].stat().st_size, latency,
-            None if one.label == baseline else ratio_of_rounds(by_label[baseline], by_label[one.label]),
-            about["provider"], about["runtime_version"], about["options"], about["load_ms"], about["first_inference_ms"],
-            max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
-            flags_of(latency), str(Path(one.path.parent.name) / one.path.name),
-        )  # fmt: skip
+            label=one.label,
+            sha256=one.sha256,
+            size_bytes=files[one.label].stat().st_size,
+            latency_ms=latency,
+            speedup=None if one.label == baseline else ratio_of_rounds(by_label[baseline], by_label[one.label]),
+            threads=settings["threads"],
+            rss_mb=max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
+            flags=flags_of(latency, settings["threads"], sessions[-1]["device"]["cores"]),
+            samples=f"{one.path.parent.name}/{one.path.name}",
+            **{key: about[key] for key in ("provider", "runtime_version", "options", "load_ms", "first_inference_ms")},
+        )
     reasons = throttled(sessions)
     same = ratio_of_rounds(by_label[baseline], by_label[control]) if control else None
     if same is not None and same.low is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from toolchain import errors
+from toolchain import errors, progress
 from toolchain.device import failures
 from toolchain.device.agent_package import AgentPackage, agent_package
 from toolchain.device.channel import Channel
@@ -86,12 +86,11 @@ class AgentSession:
             if on_event is not None:
                 on_event(message["event"], message.get("data"))
 
-    def put(self, path: Path, *, timeout_s: float = 120.0, on_block: Callable[[int], None] | None = None) -> str:
+    def put(self, path: Path, *, timeout_s: float = 120.0) -> str:
         """Bring a file to the device, once per content; its hash is checked there.
 
         Args:
             timeout_s: longest wait for each block.
-            on_block: called with the bytes of each block sent.
 
         Returns:
             its path on the device.
@@ -99,15 +98,17 @@ class AgentSession:
         if self._local:
             return str(path.resolve())
 
+        size = path.stat().st_size
+
         def send(name: str, _: object) -> None:
             if name != "need":
                 self._broken(ProtocolError(f"{self.host}, upload: unexpected event", got=name))
-            for block in _blocks(path):
-                self._write(block, "upload", timeout_s)
-                if on_block is not None:
-                    on_block(len(block))
+            with progress.task(f"Sending {path.name} to {self.host}", total=size, unit="bytes") as task:
+                for block in _blocks(path):
+                    self._write(block, "upload", timeout_s)
+                    task.advance(len(block))
 
-        fields = {"name": path.suffix, "size": path.stat().st_size, "sha256": file_sha256(path)}
+        fields = {"name": path.suffix, "size": size, "sha256": file_sha256(path)}
         answer = self.request("put", timeout_s=timeout_s, on_event=send, **fields)
         if not isinstance(answer.get("path"), str):
             self._broken(ProtocolError(f"{self.host}, upload: no path in the answer"))
