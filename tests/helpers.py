@@ -16,7 +16,7 @@ COLOURS_BGR = ((40, 40, 220), (40, 200, 40), (220, 60, 40))
 
 
 def tiny_yaml(nc: int = 3, **changes: Any) -> dict[str, Any]:
-    """A YOLOv8-shaped network of about 60 000 parameters with two detection levels (strides 8 and 16)."""
+    """A YOLOv8-shaped network of about 190 000 parameters with two detection levels (strides 8 and 16)."""
     return {
         "nc": nc,
         "backbone": [
