@@ -103,6 +103,6 @@ def _has_picture_header(image: Path) -> bool:
     try:
         with Image.open(image) as picture:
             picture.verify()
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, ImportError):  # ultralytics, once imported, makes PIL ask for a plugin
         return False
     return True
