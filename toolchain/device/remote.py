@@ -222,7 +222,7 @@ def open_link(loop: Loop, spec: HostSpec, config: Path | None) -> asyncssh.SSHCl
     where, trusted = f"{spec.text} ({options.host}:{options.port})", _Trusted(options, hosts, files)
     try:
         return loop.run(asyncssh.connect(**asked), CONNECT_S + 5)
-    except asyncssh.ConnectionLost as error:
+    except (asyncssh.ConnectionLost, ConnectionResetError) as error:
         if not trusted.known:
             raise _login_error(error, where, spec, trusted) from error
     except (*Timeouts, asyncssh.Error, OSError, ValueError) as error:
