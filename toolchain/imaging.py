@@ -54,7 +54,7 @@ def letterbox(image: Image, imgsz: int) -> tuple[Image, Letterbox]:
     """
     height, width = image.shape[:2]
     scale = imgsz / max(height, width)
-    new_w, new_h = min(round(width * scale), imgsz), min(round(height * scale), imgsz)
+    new_w, new_h = (min(max(round(side * scale), 1), imgsz) for side in (width, height))
     if (new_h, new_w) != (height, width):
         image = np.asarray(cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     left, top = (imgsz - new_w) // 2, (imgsz - new_h) // 2

@@ -10,12 +10,12 @@ from typing import Any
 from toolchain.errors import AccuracyGateError
 from toolchain.measurement.record import Record, append
 from toolchain.pruning.plan import PruningPlan
-from toolchain.report.diagnose import check_map, check_noise, check_outputs, check_reached, output_facts
-from toolchain.report.diagnose_latency import check_int8, check_latency
+from toolchain.report.diagnose import check_map, check_outputs, check_reached, output_facts
+from toolchain.report.diagnose_latency import check_int8, check_latency, check_noise
 from toolchain.report.findings import Finding, by_severity
 from toolchain.report.html import write_report
 from toolchain.report.variant import Variant
-from toolchain.stage import file_sha256, tool_versions, write_json
+from toolchain.stage import file_sha256, read_json, tool_versions, write_json
 
 DENSE, PRUNED, INT8 = "dense", "pruned", "pruned-int8"
 FACT_IMAGES = 8
@@ -158,28 +158,19 @@ def write_records(
         append(path, Record(**common, kind="size", value=engine.stat().st_size, unit="bytes"))
 
 
-def bench_part(bench: Mapping[str, Any], engines: Mapping[str, Path]) -> dict[str, Any]:
-    """The benchmark as the report reads it."""
+def bench_part(bench: Mapping[str, Any], engines: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """The benchmark as the report reads it, with every sample inline: the page stands alone."""
+    first = bench["engines"][DENSE]
+    rows = []
+    for label in engines:
+        rounds = read_json(folder / bench["engines"][label]["samples"])["rounds"]
+        samples_ms = [value for entry in rounds for value in entry["latency_ms"]]
+        rows.append({"label": label, "samples_ms": samples_ms, "sha256": bench["engines"][label]["sha256"]})
     return {
-        "device": bench["device"],
-        "valid": bench["valid"],
-        "reasons": list(bench["reasons"]),
-        "control": bench["control"],
-        "threads": bench["settings"]["threads"],
-        "provider": bench["engines"][DENSE]["provider"],
-        "runtime_version": bench["engines"][DENSE]["runtime_version"],
-        "state_before": bench["state_before"],
-        "state_after": bench["state_after"],
-        "rounds": bench["rounds"],
-        "engines": [
-            {
-                "label": label,
-                "samples_path": f"stages/bench/{bench['engines'][label]['samples']}",
-                "sha256": bench["engines"][label]["sha256"],
-            }
-            for label in engines
-        ],
-    }
+        "device": bench["device"], "valid": bench["valid"], "reasons": list(bench["reasons"]), "control": bench["control"],
+        "threads": bench["settings"]["threads"], "provider": first["provider"], "runtime_version": first["runtime_version"],
+        "state_before": bench["state_before"], "state_after": bench["state_after"], "rounds": bench["rounds"], "engines": rows,
+    }  # fmt: skip
 
 
 def write_results(
@@ -244,7 +235,7 @@ def write_results(
             for row in stages["sensitivity"].result["rows"]
         ],
         "stages": [{"name": s.name, "duration_s": s.duration_s, "reused": s.reused} for s in job.done],
-        "bench": bench_part(bench, engines),
+        "bench": bench_part(bench, engines, job.stages.root / "bench"),
         "int8": None
         if int8 is None
         else {

@@ -25,6 +25,7 @@ from toolchain import progress
 from toolchain.errors import ConfigError, TrainingError
 from toolchain.stage import read_json, write_bytes, write_json
 from toolchain.yolo.distill import DistilledLoss, DistillWeights
+from toolchain.yolo.offline import stay_offline
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def fine_tune(
     """
     if settings.epochs < 1:
         raise ConfigError("epochs below 1", got=settings.epochs)
+    stay_offline()
     folder.mkdir(parents=True, exist_ok=True)
     trainer = PrunedTrainer(network, teacher, settings, folder, channels or {}, settings.overrides(data, imgsz, folder))
     if _finished(trainer._state_file, settings.epochs):
