@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolchain.errors import ConfigError
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 
@@ -26,36 +27,36 @@ class PruneSection(Section):
 
     criterion: str = "fisher"
     strategy: str = "flops"
-    ratio: float = Field(0.5, ge=0, lt=1)
+    ratio: float = Field(default=0.5, ge=0, lt=1)
     layers: dict[str, float] = Field(default_factory=dict)
-    steps: int = Field(1, ge=1, le=20)
-    step_epochs: int = Field(5, ge=1)
-    align: int | None = Field(None, ge=1)  # None: the target's
-    images: int | None = Field(None, ge=1)  # None: all training images
-    guard: float = Field(0.0, ge=0)  # mAP a single group may cost in `sensitivity`; 0 switches the guard off
+    steps: int = Field(default=1, ge=1, le=20)
+    step_epochs: int = Field(default=5, ge=1)
+    align: int | None = Field(default=None, ge=1)  # None: the target's
+    images: int | None = Field(default=None, ge=1)  # None: all training images
+    guard: float = Field(default=0.0, ge=0)  # mAP a single group may cost in `sensitivity`; 0 switches the guard off
 
 
 class DistillSection(Section):
-    scores: float = Field(1.0, ge=0)
-    boxes: float = Field(1.0, ge=0)
+    scores: float = Field(default=1.0, ge=0)
+    boxes: float = Field(default=1.0, ge=0)
 
 
 class TrainSection(Section):
     """Fine-tuning, by ultralytics' names; `extra` passes any other of its training keys through."""
 
-    epochs: int = Field(60, ge=0)  # 0: no fine-tuning
-    batch: int = Field(16, ge=1)
-    lr0: float = Field(1e-3, gt=0)
-    lrf: float = Field(0.01, gt=0)
+    epochs: int = Field(default=60, ge=0)  # 0: no fine-tuning
+    batch: int = Field(default=16, ge=1)
+    lr0: float = Field(default=1e-3, gt=0)
+    lrf: float = Field(default=0.01, gt=0)
     optimizer: str = "AdamW"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
     cos_lr: bool = True
-    patience: int = Field(0, ge=0)
-    mosaic: float = Field(1.0, ge=0, le=1)
-    close_mosaic: int = Field(10, ge=0)
-    val_every: int = Field(5, ge=1)
+    patience: int = Field(default=0, ge=0)
+    mosaic: float = Field(default=1.0, ge=0, le=1)
+    close_mosaic: int = Field(default=10, ge=0)
+    val_every: int = Field(default=5, ge=1)
     device: str = "cpu"
     distill: DistillSection = DistillSection()
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -70,16 +71,16 @@ class ExportSection(Section):
 class Int8Section(Section):
     enabled: bool = True
     recipe: str = "minmax"
-    max_drop: float = Field(0.01, ge=0)
+    max_drop: float = Field(default=0.01, ge=0)
     keep_float: list[str] = Field(default_factory=list)
 
 
 class BenchSection(Section):
     runtime: str = "onnxruntime"
     provider: str = "CPUExecutionProvider"
-    threads: int = Field(2, ge=1)
-    rounds: int = Field(11, ge=1)
-    runs: int = Field(20, ge=1)
+    threads: int = Field(default=2, ge=1)
+    rounds: int = Field(default=11, ge=1)
+    runs: int = Field(default=20, ge=1)
     python: str | None = None
 
 
@@ -88,7 +89,7 @@ class RunConfig(Section):
 
     model: Path
     data: Path
-    imgsz: int = Field(640, ge=32)
+    imgsz: int = Field(default=640, ge=32)
     out: Path = Path("runs/run")
     target: str = "host-cpu"
     host: str = "local"

@@ -15,6 +15,7 @@ from toolchain.config import RunConfig
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError, RunFolderError
 from toolchain.pruning.plan import PruningPlan, compose
+from toolchain.pruning.prune import check_imgsz
 from toolchain.pruning.sensitivity import Row, guard
 from toolchain.results import DENSE, INT8, PRUNED
 from toolchain.stage import Stage, Stages, file_sha256, read_json, write_json
@@ -89,7 +90,7 @@ def start(config: RunConfig, command: str = "") -> Job:
     from toolchain.yolo.checkpoint import load_model
 
     loaded = load_model(config.model)
-    verbs.check_imgsz(config.imgsz, loaded.stride)
+    check_imgsz(config.imgsz, loaded.stride)
     dataset = load_dataset(config.data, class_names=loaded.names)
     dataset.images(config.split)
     load_target(config.target)

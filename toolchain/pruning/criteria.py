@@ -46,6 +46,11 @@ class Subject:
         return self.evidence
 
 
+def _sum(terms: list[Scores]) -> Scores:
+    total: Scores = np.sum(terms, axis=0)
+    return total
+
+
 def _convs(subject: Subject, part: tuple[Slice, ...]) -> list[Slice]:
     return [s for s in part if isinstance(subject.network.get_submodule(s.layer), nn.Conv2d)]
 
@@ -56,20 +61,19 @@ def _norms(part: tuple[Slice, ...], subject: Subject) -> list[Slice]:
 
 def l1(part: tuple[Slice, ...], subject: Subject) -> Scores:
     """Σ |w| over the group (Li et al., arXiv 1608.08710, summed over coupled layers)."""
-    return np.sum([np.abs(subject.weight(s)).sum(axis=1) for s in _convs(subject, part)], axis=0)
+    return _sum([np.abs(subject.weight(s)).sum(axis=1) for s in _convs(subject, part)])
 
 
 def l2(part: tuple[Slice, ...], subject: Subject) -> Scores:
     """√(Σ w²) over the group."""
-    return np.sqrt(np.sum([(subject.weight(s) ** 2).sum(axis=1) for s in _convs(subject, part)], axis=0))
+    root: Scores = np.sqrt(_sum([(subject.weight(s) ** 2).sum(axis=1) for s in _convs(subject, part)]))
+    return root
 
 
 def bn_scale(part: tuple[Slice, ...], subject: Subject) -> Scores:
     """Σ |γ| of the group's BNs (network slimming, arXiv 1708.06519)."""
     norms = _norms(part, subject)
-    return np.sum(
-        [np.abs(no_grad_copy(subject.network.get_submodule(s.layer).weight))[s.positions].sum(axis=1) for s in norms], axis=0
-    )
+    return _sum([np.abs(no_grad_copy(subject.network.get_submodule(s.layer).weight))[s.positions].sum(axis=1) for s in norms])
 
 
 def lamp(part: tuple[Slice, ...], subject: Subject) -> Scores:

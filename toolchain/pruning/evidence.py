@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -78,6 +77,7 @@ def effect_per_batch(table: dict[str, Matrix], layer: str, positions: NDArray[np
     return None if rows is None else rows[:, positions].sum(axis=2)
 
 
-def no_grad_copy(tensor: torch.Tensor) -> NDArray[np.float64]:
+def no_grad_copy(tensor: Any) -> NDArray[np.float64]:
     """A float64 numpy copy."""
-    return tensor.detach().double().cpu().numpy()
+    copy: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return copy

@@ -146,7 +146,7 @@ def trace(network: nn.Module, imgsz: int) -> Network:
     return Network(tuple(groups), convs, _count(groups, convs, "in"), _count(groups, convs, "out"))
 
 
-def _frozen_layers(network: nn.Module) -> dict[str, str]:
+def _frozen_layers(network: Any) -> dict[str, str]:
     """Layers whose outputs are the detector's outputs: the last 1×1 convs of Detect and the DFL."""
     frozen = {}
     for name, _ in network.named_modules():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +23,14 @@ TOLERANCE = 1e-4  # max abs difference of raw head outputs (box logits up to ~20
 class SplitC2f(nn.Module):
     """C2f with `cv1` as two convs: forward is cat(cv0(x), cv1(x), m0(cv1(x)), m1(...), ...) -> cv2."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         half = block.cv1.conv.out_channels // 2
-        self.stock = block.__class__
-        self.cv0 = _take_outputs(block.cv1, slice(0, half))
-        self.cv1 = _take_outputs(block.cv1, slice(half, 2 * half))
-        self.cv2, self.m = block.cv2, block.m
+        self.stock: type[nn.Module] = block.__class__
+        self.cv0: Any = _take_outputs(block.cv1, slice(0, half))
+        self.cv1: Any = _take_outputs(block.cv1, slice(half, 2 * half))
+        self.cv2: Any = block.cv2
+        self.m: Any = block.m
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = [self.cv0(x), self.cv1(x)]
@@ -38,7 +40,7 @@ class SplitC2f(nn.Module):
         return out
 
 
-def _shell(conv: nn.Module, outputs: int) -> nn.Module:
+def _shell(conv: Any, outputs: int) -> Any:
     """A copy of an ultralytics `Conv` with `outputs` output channels and uninitialised weights."""
     source = conv.conv
     copy = deepcopy(conv)
@@ -55,7 +57,7 @@ def _shell(conv: nn.Module, outputs: int) -> nn.Module:
     return copy
 
 
-def _take_outputs(conv: nn.Module, which: slice) -> nn.Module:
+def _take_outputs(conv: Any, which: slice) -> Any:
     """The same `Conv` restricted to some output channels."""
     if conv.conv.groups != 1:
         raise RewriteError("cannot split a grouped convolution", got=f"groups={conv.conv.groups}")
@@ -70,7 +72,7 @@ def _take_outputs(conv: nn.Module, which: slice) -> nn.Module:
     return part.train(conv.training)  # new modules are born in training mode; BN would answer differently
 
 
-def _join_outputs(first: nn.Module, second: nn.Module) -> nn.Module:
+def _join_outputs(first: Any, second: Any) -> Any:
     """One `Conv` whose outputs are those of `first`, then those of `second`."""
     joined = _shell(first, first.conv.out_channels + second.conv.out_channels)
     joined.conv.weight.data = torch.cat([first.conv.weight.data, second.conv.weight.data])
@@ -82,7 +84,7 @@ def _join_outputs(first: nn.Module, second: nn.Module) -> nn.Module:
     return joined.train(first.training)
 
 
-def split_c2f(block: nn.Module) -> nn.Module:
+def split_c2f(block: Any) -> nn.Module:
     """C2f -> SplitC2f with the same outputs."""
     return SplitC2f(block)
 
@@ -96,12 +98,14 @@ def merge_c2f(block: SplitC2f) -> nn.Module:
     widths = block.cv0.conv.out_channels, block.cv1.conv.out_channels
     if widths[0] != widths[1]:
         raise RewriteError("the halves of a C2f kept different widths", got=widths, fix="keep both halves tied")
-    stock: nn.Module = block.stock.__new__(block.stock)
+    stock: Any = block.stock.__new__(block.stock)
     nn.Module.__init__(stock)
     stock.c = widths[0]
     stock.cv1 = _join_outputs(block.cv0, block.cv1)
     stock.cv2, stock.m = block.cv2, block.m
-    return stock.train(block.training)
+    stock.train(block.training)
+    merged: nn.Module = stock
+    return merged
 
 
 # stock class -> (to the prunable form, back); matched exactly, since subclasses may compute something else

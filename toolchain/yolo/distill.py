@@ -37,7 +37,8 @@ def score_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher: (n, classes, anchors) logits.
     """
     target = teacher.sigmoid()
-    excess = F.binary_cross_entropy_with_logits(student, target, reduction="none") - F.binary_cross_entropy(target, target, reduction="none")
+    entropy = F.binary_cross_entropy(target, target, reduction="none")
+    excess = F.binary_cross_entropy_with_logits(student, target, reduction="none") - entropy
     return excess.sum() / target.amax(dim=1).sum().clamp_(min=1.0)
 
 
@@ -86,7 +87,7 @@ class DistilledLoss:
     """
 
     def __init__(
-        self, detection: Any, student: nn.Module, teacher: nn.Module, weights: DistillWeights, channels: Mapping[str, torch.Tensor]
+        self, detection: Any, student: nn.Module, teacher: Any, weights: DistillWeights, channels: Mapping[str, torch.Tensor]
     ) -> None:
         self.detection, self.teacher, self.weights = detection, teacher.eval().requires_grad_(False), weights
         self.channels = dict(channels) if weights.features > 0 else {}
@@ -96,7 +97,7 @@ class DistilledLoss:
         loss, items = self.detection(preds, batch)
         with torch.no_grad():
             teacher = self.teacher(batch["img"])[1]
-        bins, size = self.teacher.model[-1].reg_max, len(batch["img"])  # type: ignore[index]
+        bins, size = self.teacher.model[-1].reg_max, len(batch["img"])
         raw = preds[1] if isinstance(preds, tuple) else preds
         terms = {
             "kd_scores": self.weights.scores * score_loss(raw["scores"], teacher["scores"]),
