@@ -75,6 +75,9 @@ def _replace(
         helper.make_node("Div", [step["mean"], step["total"]], [step["side"]], step["side"]),
         helper.make_node("Reshape", [step["side"], step["shape"]], list(conv.output), f"{name}/short/reshape"),
     ]
+    unused = [tensor for tensor in graph.initializer if tensor.name == conv.input[1]]
+    if sum(conv.input[1] in node.input for node in graph.node) == 1:
+        graph.initializer.remove(unused[0])
     kept = [node for node in graph.node if node not in (chain[1], chain[2], conv)]
     at = kept.index(chain[0]) + 1
     del graph.node[:]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from toolchain.export.metadata import detection_metadata, write_metadata
 from toolchain.export.parity import SCORE_TOLERANCE, parity
 from toolchain.export.simplify import simplify as simplified
-from toolchain.export.tracing import check_outputs, check_request, prepare, trace
+from toolchain.export.tracing import check_request, prepare, trace
 from toolchain.progress import note
 from toolchain.stage import file_sha256, write_bytes
 
@@ -57,8 +57,7 @@ def export_onnx(
     """
     check_request(imgsz, stride, opset)
     network = prepare(module)
-    model = trace(network, imgsz=imgsz, opset=opset, dynamic_batch=dynamic_batch)
-    check_outputs(model, len(names))
+    model = trace(network, imgsz=imgsz, opset=opset, dynamic_batch=dynamic_batch, classes=len(names))
     simplifier: dict[str, Any] = {"used": None, "version": None, "failures": {}, "asked": simplify}
     if simplify:
         model, found = simplified(model, np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32))

@@ -66,15 +66,19 @@ def prepare(module: Any) -> Any:
     return network
 
 
-def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool) -> onnx.ModelProto:
-    """ONNX graph with input `images` (n, 3, imgsz, imgsz) and output `output0` (n, 4 + classes, anchors)."""
+def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool, classes: int) -> onnx.ModelProto:
+    """ONNX graph with input `images` (n, 3, imgsz, imgsz) and output `output0` (n, 4 + classes, anchors).
+
+    Raises:
+        ExportError: the network's output has another shape.
+    """
     import torch
 
     example = torch.zeros(1, 3, imgsz, imgsz)
     with tempfile.TemporaryDirectory(prefix="trace-") as folder, warnings.catch_warnings(), torch.no_grad():
         path = Path(folder) / "traced.onnx"
         warnings.simplefilter("ignore")  # tracer warnings about shapes: the parity check judges the result
-        network(example)
+        shape = _describe_output(network, example, classes)
         torch.onnx.export(
             network,
             (example,),
@@ -85,12 +89,23 @@ def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool) -> onnx.
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None,
             dynamo=False,
         )
-        return onnx.load(path)
+        model = onnx.load(path)
+    # A free batch makes the tracer forget the sizes that do not depend on it.
+    batch = "batch" if dynamic_batch else shape[0]
+    output = onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [batch, *shape[1:]])
+    model.graph.output[0].CopyFrom(output)
+    return model
 
 
-def check_outputs(model: onnx.ModelProto, classes: int) -> None:
-    """Raises ExportError unless the only output has the shape of decoded boxes and scores."""
-    outputs = [(output.name, [dim.dim_value for dim in output.type.tensor_type.shape.dim]) for output in model.graph.output]
-    if len(outputs) != 1 or len(outputs[0][1]) != 3 or outputs[0][1][1] != 4 + classes:
+def _describe_output(network: Any, example: Any, classes: int) -> list[int | str]:
+    """Shape of the decoded output, with the batch free to be 1.
+
+    Raises:
+        ExportError: the output is not (n, 4 + classes, anchors).
+    """
+    output = network(example)
+    shapes = [tuple(value.shape) for value in output] if isinstance(output, (tuple, list)) else [tuple(output.shape)]
+    if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][1] != 4 + classes:
         fix = "only detectors are supported; the class names must be those the network was trained with"
-        raise ExportError(f"expected one output of shape (n, 4 + {classes} classes, anchors)", got=outputs, fix=fix)
+        raise ExportError(f"expected one output of shape (n, 4 + {classes} classes, anchors)", got=shapes, fix=fix)
+    return list(shapes[0])
