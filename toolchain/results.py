@@ -74,8 +74,9 @@ def conv_layers(dense: Any, pruned: Any, plan: PruningPlan) -> list[dict[str, An
         if not hasattr(module, "out_channels") or ".dfl." in name:
             continue
         kept = after[name].out_channels
-        reason = frozen.get(name) or ("its channels are all worth keeping" if kept == module.out_channels else None)
-        rows.append({"name": name, "dense": module.out_channels, "kept": kept, "group": owner.get(name), "reason": reason})
+        rows.append(
+            {"name": name, "dense": module.out_channels, "kept": kept, "group": owner.get(name), "reason": frozen.get(name)}
+        )
     return rows
 
 

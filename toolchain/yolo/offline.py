@@ -25,3 +25,17 @@ def _refuse(url: object, *args: Any, **kwargs: Any) -> Any:
 
 def _local_only(file: object, *args: Any, **kwargs: Any) -> str:
     return str(file)
+
+
+def stay_quiet() -> None:
+    """Keep ultralytics' own progress bars off the screen: ours say how far a training is and how long it takes."""
+    import importlib
+
+    from ultralytics.utils import TQDM
+
+    class Silent(TQDM):  # type: ignore[misc]
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+
+    for name in ("data.base", "data.dataset", "engine.trainer", "engine.validator"):
+        importlib.import_module(f"ultralytics.{name}").TQDM = Silent
