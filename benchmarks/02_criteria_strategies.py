@@ -1,9 +1,9 @@
 """Every criterion with every strategy at the same share of multiply-adds, before and after the same short fine-tune.
 
-    python benchmarks/02_criteria_strategies.py --model best.pt --data data.yaml --imgsz 320 --macs 0.5 --epochs 2 --out runs/table
+    python benchmarks/02_criteria_strategies.py --model best.pt --data data.yaml --imgsz 320 --macs 0.5 --out runs/table
 
-A strategy's own ratio is searched so that every cell removes the same share of multiply-adds: a channel ratio means something else
-to each of them. Cells already in OUT are kept, so a stopped script goes on.
+A strategy's own ratio is searched so that every cell removes the same share of multiply-adds: a channel ratio means something
+else to each of them. Cells already in OUT are kept, so a stopped script goes on.
 """
 
 from __future__ import annotations
