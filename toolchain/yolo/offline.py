@@ -38,4 +38,5 @@ def stay_quiet() -> None:
             super().__init__(*args, **{**options, "disable": True})
 
     for name in ("data.base", "data.dataset", "engine.trainer", "engine.validator"):
-        importlib.import_module(f"ultralytics.{name}").TQDM = Silent
+        module: Any = importlib.import_module(f"ultralytics.{name}")
+        module.TQDM = Silent
