@@ -9,6 +9,35 @@ from onnx import helper, numpy_helper
 LOGIT_LIMIT = 80.0  # exp(80) · 16 · 15 is still a float32; a distribution this peaked is one-hot anyway
 
 
+def constants_as_initializers(model: onnx.ModelProto) -> int:
+    """Turn Constant nodes, and Identity nodes that copy a constant, into initialisers. Changes the graph in place.
+
+    The tracer shares equal tensors through Identity nodes; left there, a shared bias would not look like one.
+
+    Returns:
+        how many nodes went.
+    """
+    graph = model.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        tensor = onnx.TensorProto()
+        if node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
+            tensor.CopyFrom(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in known:
+            tensor.CopyFrom(known[node.input[0]])
+        else:
+            kept.append(node)
+            continue
+        tensor.name = node.output[0]
+        known[tensor.name] = tensor
+        graph.initializer.append(tensor)
+    gone = len(graph.node) - len(kept)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return gone
+
+
 def shorten_dfl(model: onnx.ModelProto) -> int:
     """Replace Reshape-Transpose-Softmax-Conv of the box distribution by Exp, one small matrix product and a division.
 

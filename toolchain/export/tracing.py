@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from toolchain.errors import ExportError
+from toolchain.export.edits import constants_as_initializers
 
 INPUT, OUTPUT = "images", "output0"
 OPSETS = range(13, 21)  # 13: first with per-channel Q/DQ; 20: last the TorchScript exporter writes
@@ -94,6 +95,7 @@ def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool, classes:
     batch = "batch" if dynamic_batch else shape[0]
     output = onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [batch, *shape[1:]])
     model.graph.output[0].CopyFrom(output)
+    constants_as_initializers(model)
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from toolchain.errors import QuantizationError, UnknownNameError
 from toolchain.export.session import cpu_session
 from toolchain.quantization.ranges import METHODS, Observed, Range
+from toolchain.quantization.silu import clip_before_silu
 
 
 def observe(
@@ -52,8 +53,14 @@ def observe(
     return seen
 
 
-def ranges(seen: dict[str, Observed], method: str, *, percentile: float = 99.99) -> dict[str, Range]:
+def ranges(
+    seen: dict[str, Observed], method: str, *, percentile: float = 99.99, before_silu: Collection[str] = ()
+) -> dict[str, Range]:
     """Range of each tensor by a method of `METHODS`, widened to hold zero (which INT8 must represent exactly).
+
+    Args:
+        percentile: of the method of that name.
+        before_silu: tensors that only a SiLU reads: their lower end is raised, see `silu.py`.
 
     Raises:
         UnknownNameError: no such method.
@@ -61,4 +68,5 @@ def ranges(seen: dict[str, Observed], method: str, *, percentile: float = 99.99)
     if method not in METHODS:
         raise UnknownNameError("calibration method", method, METHODS)
     found = {name: METHODS[method](tensor, percentile) for name, tensor in seen.items()}
-    return {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in found.items()}
+    found = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in found.items()}
+    return found | {name: clip_before_silu(seen[name], found[name]) for name in before_silu if name in seen}

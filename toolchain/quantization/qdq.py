@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from toolchain.errors import QuantizationError
 from toolchain.quantization.ranges import Range
 from toolchain.quantization.rules import MOVING, Rules
 from toolchain.quantization.structure import Structure
+from toolchain.quantization.weights import channel_limits
 
 SIGMOID: Range = (0.0, 1.0)
 
@@ -27,6 +30,7 @@ class Placement:
         tensors: activations that need a range.
         observed: those of them to calibrate; the others follow from their group, or are sigmoids.
         shared: groups of tensors with one common range.
+        before_silu: tensors that only a quantized SiLU reads.
     """
 
     nodes: tuple[str, ...]
@@ -34,6 +38,7 @@ class Placement:
     tensors: tuple[str, ...]
     observed: tuple[str, ...]
     shared: tuple[frozenset[str], ...]
+    before_silu: frozenset[str]
 
 
 def plan_placement(model: onnx.ModelProto, rules: Rules, keep_float: Sequence[str] = ()) -> Placement:
@@ -69,7 +74,17 @@ def plan_placement(model: onnx.ModelProto, rules: Rules, keep_float: Sequence[st
     shared = graph.scale_groups(chosen, MOVING)
     follow = {name for node in chosen if node.op_type in (*MOVING, "Sigmoid") for name in node.output}
     observed = tuple(name for name in tensors if name not in follow)
-    return Placement(tuple(n.name for n in chosen), kept, tuple(tensors), observed, tuple(frozenset(group) for group in shared))
+    names = tuple(node.name for node in chosen)
+    silu = frozenset(node.output[0] for node in chosen if _feeds_only_silu(graph, node, names))
+    return Placement(names, kept, tuple(tensors), observed, tuple(frozenset(group) for group in shared), silu)
+
+
+def _feeds_only_silu(graph: Structure, node: onnx.NodeProto, chosen: Collection[str]) -> bool:
+    if node.op_type != "Conv" or node.output[0] in graph.outputs:
+        return False
+    silu = [after.name for after in graph.silu_of(node)]
+    readers = {reader.name for reader in graph.consumers.get(node.output[0], [])}
+    return bool(silu) and readers == set(silu) and readers.issubset(chosen)
 
 
 def _activations(graph: Structure, node: onnx.NodeProto, rules: Rules) -> list[str]:
@@ -113,7 +128,7 @@ def place(
     quantizer = QDQQuantizer(
         copy,
         per_channel=True,
-        reduce_range=rules.seven_bit_without_vnni and not vnni,
+        reduce_range=False,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8 if rules.activations == "uint8" else QuantType.QInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, data),
@@ -126,7 +141,27 @@ def place(
             "QuantizeBias": rules.int32_bias,
             "AddQDQPairToWeight": rules.pair_on_weights,
             "OpTypesToExcludeOutputQuantization": list(rules.float_outputs),
+            "TensorQuantOverrides": _weight_ranges(model, placement, saturating=rules.saturating_without_vnni and not vnni),
         },
     )
     result: onnx.ModelProto = quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    del result.metadata_props[:]  # the quantizer leaves a mark of its own there
+    result.metadata_props.extend(model.metadata_props)
     return result
+
+
+def _weight_ranges(model: onnx.ModelProto, placement: Placement, *, saturating: bool) -> dict[str, list[dict[str, Any]]]:
+    """Range of every channel of every quantized conv's weight, in the form ONNX Runtime's quantizer reads."""
+    from onnxruntime.quantization import QuantType
+
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranges: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.node:
+        if node.op_type != "Conv" or node.name not in placement.nodes or node.input[1] not in weights:
+            continue
+        limits = channel_limits(numpy_helper.to_array(weights[node.input[1]]), saturating=saturating)
+        ranges[node.input[1]] = [
+            {"axis": 0, "quant_type": QuantType.QInt8, "symmetric": True, "rmin": -limit, "rmax": limit} for limit in limits
+        ]
+    return ranges

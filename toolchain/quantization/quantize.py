@@ -11,11 +11,12 @@ import onnx
 
 from toolchain import progress
 from toolchain.errors import QuantizationError
-from toolchain.export.edits import shorten_dfl
+from toolchain.export.edits import constants_as_initializers, shorten_dfl
 from toolchain.imaging import float_batches
+from toolchain.quantization.bias import correct_biases
 from toolchain.quantization.calibrate import observe, ranges
 from toolchain.quantization.qdq import place, plan_placement, share_ranges
-from toolchain.quantization.recipe import load_recipe
+from toolchain.quantization.recipe import DEFAULT, load_recipe
 from toolchain.quantization.rules import get_rules
 from toolchain.quantization.verify import verify
 from toolchain.stage import file_sha256, write_bytes, write_json
@@ -30,7 +31,7 @@ def quantize(
     out: Path,
     *,
     imgsz: int,
-    recipe: str | Path,
+    recipe: str | Path = DEFAULT,
     vnni: bool,
     rules: str = "onnxruntime-x86",
     keep_float: Sequence[str] = (),
@@ -44,7 +45,7 @@ def quantize(
         out: existing folder.
         imgsz: side of the square input, pixels; must be the model's.
         recipe: name in `calibration/`, or path of a TOML file.
-        vnni: the target CPU has 8-bit dot products (see `Rules.seven_bit_without_vnni`).
+        vnni: the target CPU has 8-bit dot products (see `Rules.saturating_without_vnni`).
         rules: row of `RULES`: the runtime that will read the file.
         keep_float: names or patterns of ONNX nodes to leave in float.
         seed: instead of the recipe's.
@@ -66,19 +67,26 @@ def quantize(
     with progress.task("Calibrating", total=len(used), unit="images") as task:
         batches = float_batches(used, imgsz, chosen.batch)
         seen = observe(graph, batches, placement.observed, advance=task.advance)
-    found = share_ranges(ranges(seen, chosen.method, percentile=chosen.percentile or 100.0), placement)
+    found = ranges(seen, chosen.method, percentile=chosen.percentile or 100.0, before_silu=placement.before_silu)
+    found = share_ranges(found, placement)
     result = place(graph, found, placement, row, vnni=vnni)
+    corrected = 0
+    if chosen.bias_images:
+        some = used[:: max(1, len(used) // chosen.bias_images)][: chosen.bias_images]
+        progress.note(f"  correcting biases on {len(some)} pictures")
+        graph, corrected = correct_biases(graph, result, float_batches(some, imgsz))
+        result = place(graph, found, placement, row, vnni=vnni)
     if row.short_dfl:
         shorten_dfl(result)
     verify(result, placement, row)
     path = out / FILE
     write_bytes(path, result.SerializeToString())
-    bits = 7 if row.seven_bit_without_vnni and not vnni else 8
     report = {
-        "file": FILE, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, "imgsz": imgsz, "recipe": str(recipe),
-        "method": chosen.method, "rules": rules, "vnni": vnni, "weight_bits": bits, "images": len(used),
-        "images_available": len(images), "seed": seed, "nodes_int8": len(placement.nodes),
-        "nodes_float": len(placement.kept_float), "warnings": warnings,
+        "file": FILE, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, "imgsz": imgsz,
+        "recipe": str(recipe), "method": chosen.method, "rules": rules, "vnni": vnni,
+        "saturation_safe": row.saturating_without_vnni and not vnni, "images": len(used), "images_available": len(images),
+        "seed": seed, "nodes_int8": len(placement.nodes), "nodes_float": len(placement.kept_float),
+        "biases_corrected": corrected, "warnings": warnings,
     }  # fmt: skip
     write_json(out / CALIBRATION, {
         "model_sha256": file_sha256(model), "recipe": chosen.model_dump(), "report": report,
@@ -95,7 +103,9 @@ def load_float(path: Path, imgsz: int) -> onnx.ModelProto:
         QuantizationError: not ONNX, quantized already, or another input.
     """
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        model = onnx.load(path)
+        constants_as_initializers(model)
+        model = onnx.shape_inference.infer_shapes(model)
     except Exception as error:
         raise QuantizationError(
             "not a readable ONNX file", got=f"{path}: {error!r:.200}", fix="run `toolchain export` first"

@@ -19,6 +19,9 @@ else:
     import tomli as tomllib
 
 
+DEFAULT = "percentile"
+
+
 class Recipe(BaseModel):
     """How activations get their ranges.
 
@@ -27,6 +30,7 @@ class Recipe(BaseModel):
         percentile: kept share of the values in per cent, only for `percentile`.
         images: calibration pictures; all are used when there are fewer.
         seed: which pictures, when there are more.
+        bias_images: of those, how many measure the shift of each layer's mean (`bias.py`); 0 leaves the biases alone.
         batch: pictures read at a time; memory grows with it, results do not change.
         runtimes: rows of `RULES` this was made for.
         comment: when to take it.
@@ -39,6 +43,7 @@ class Recipe(BaseModel):
     percentile: float | None = Field(default=None, gt=50, le=100)
     images: int = Field(gt=0)
     seed: int = Field(default=0, ge=0)
+    bias_images: int = Field(default=0, ge=0)
     batch: int = Field(default=1, gt=0)
     runtimes: tuple[str, ...] = Field(min_length=1)
     comment: str

@@ -18,7 +18,7 @@ class Rules:
     Attributes:
         activations: 8-bit type of activations. Weights are always int8, symmetric, one scale per output channel.
         symmetric: activations have zero point 0 (or 128 for uint8).
-        seven_bit_without_vnni: weights use 7 bits when the CPU multiplies 8-bit pairs into saturating 16-bit sums.
+        saturating_without_vnni: kernels for CPUs without VNNI add pairs of products into saturating 16 bits (`weights.py`).
         quantized: operators that get Q/DQ.
         float_outputs: operators whose output gets no Q of its own (what follows is fused into them).
         int32_bias: bias as int32 with a DQ; otherwise it stays float.
@@ -31,7 +31,7 @@ class Rules:
 
     activations: Literal["uint8", "int8"]
     symmetric: bool
-    seven_bit_without_vnni: bool
+    saturating_without_vnni: bool
     quantized: tuple[str, ...]
     float_outputs: tuple[str, ...]
     int32_bias: bool
@@ -43,26 +43,27 @@ class Rules:
 
 
 MOVING = ("Concat", "Split", "MaxPool", "Resize", "Reshape", "Transpose", "Slice")  # only move values: one scale in and out
-COMPUTING = ("Conv", "Gemm", "MatMul", "Sigmoid", "Mul", "Add", "AveragePool", "GlobalAveragePool", "Relu", "LeakyRelu")
+COMPUTING = ("Conv", "Sigmoid", "Mul", "Add", "AveragePool", "GlobalAveragePool", "Relu", "LeakyRelu")
 RULES: dict[str, Rules] = {
     "onnxruntime-x86": Rules(
-        activations="uint8", symmetric=False, seven_bit_without_vnni=True,
+        activations="uint8", symmetric=False, saturating_without_vnni=True,
         quantized=(*COMPUTING, *MOVING),
         float_outputs=(), int32_bias=True, pair_on_weights=False, last_convs="float", first_conv="float", short_dfl=True,
-        source="",
+        source="ONNX Runtime 1.32, YOLOv8n, 320 px, one AVX2 core, CPU time: float 28.1 ms, quantize_static 18.0, this 16.0. First conv and "
+        "box softmax are slower in INT8 than in float; groups with one scale make Concat a copy",
     ),
     "onnxruntime-arm": Rules(
-        activations="uint8", symmetric=False, seven_bit_without_vnni=False,
+        activations="uint8", symmetric=False, saturating_without_vnni=False,
         quantized=(*COMPUTING, *MOVING),
         float_outputs=(), int32_bias=True, pair_on_weights=False, last_convs="float", first_conv="int8", short_dfl=True,
-        source="",
+        source="not measured on ARM yet; kernels with dot products accumulate in 32 bits, so weights keep 8 bits (MLAS sources)",
     ),
     "tensorrt": Rules(
-        activations="int8", symmetric=True, seven_bit_without_vnni=False,
-        quantized=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat", "MaxPool", "Resize", "GlobalAveragePool"),
-        float_outputs=("Conv", "ConvTranspose", "Gemm", "MatMul", "Add"), int32_bias=False, pair_on_weights=True,
+        activations="int8", symmetric=True, saturating_without_vnni=False,
+        quantized=("Conv", "Add", "Concat", "MaxPool", "Resize", "GlobalAveragePool"),
+        float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=True,
         last_convs="int8", first_conv="int8", short_dfl=False,
-        source="",
+        source="NVIDIA parser: signed types, zero points 0, no int32 bias; Q after SiLU, both inputs of a residual Add quantized",
     ),
 }  # fmt: skip
 

@@ -32,8 +32,8 @@ class Structure:
                 self.consumers.setdefault(tensor, []).append(node)
 
     def is_constant(self, tensor: str) -> bool:
-        """Initialiser, or output of a Constant node."""
-        return tensor in self.weights or (tensor in self.producer and self.producer[tensor].op_type == "Constant")
+        """Initialiser (`constants_as_initializers` makes all constants so)."""
+        return tensor in self.weights
 
     def parents(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Nodes that produce the inputs of `node`."""

@@ -1,0 +1,51 @@
+"""A tiny YOLOv8 as a float ONNX file, pictures for it, and the same quantized once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from tests.helpers import NAMES, tiny_model
+from toolchain.export.metadata import detection_metadata, write_metadata
+from toolchain.export.tracing import prepare, trace
+
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = trace(prepare(tiny_model()), imgsz=SIZE, opset=17, dynamic_batch=False, classes=3)
+    write_metadata(model, detection_metadata(NAMES, imgsz=SIZE, stride=16))
+    path = tmp_path_factory.mktemp("float") / "model.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+@pytest.fixture
+def float_model(float_file: Path) -> onnx.ModelProto:
+    return onnx.load(float_file)
+
+
+@pytest.fixture(scope="session")
+def picture_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """24 coloured pictures of several shapes."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for index in range(24):
+        coarse = rng.integers(0, 256, (4 + index % 3, 6, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{index:02d}.png"), cv2.resize(coarse, (70, 50), interpolation=cv2.INTER_CUBIC))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
+def pictures() -> NDArray[np.float32]:
+    """(6, 3, 64, 64) float32 in 0..1, smooth."""
+    rng = np.random.default_rng(1)
+    coarse = rng.random((6, 8, 8, 3), dtype=np.float32)
+    fine: list[Any] = [cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) for picture in coarse]
+    return np.ascontiguousarray(np.stack(fine).transpose(0, 3, 1, 2))
