@@ -13,13 +13,26 @@ from toolchain.config import BenchSection, ExportSection, Int8Section, TrainSect
 from toolchain.device.bench import bench as bench_engines
 from toolchain.device.bundle import build as build_bundle
 from toolchain.device.infer import infer
+from toolchain.device.profile import profile as profile_engine
 from toolchain.device.results import BenchResult
 from toolchain.errors import AccuracyGateError, ConfigError, UsageError
 from toolchain.pruning.prune import PruneRequest, check_imgsz, explain, prune
 from toolchain.pruning.sensitivity import sensitivity
 from toolchain.stage import write_json
 
-__all__ = ["PruneRequest", "bench", "build", "evaluate", "explain", "export", "finetune", "prune", "quantize", "sensitivity"]
+__all__ = [
+    "PruneRequest",
+    "bench",
+    "build",
+    "evaluate",
+    "explain",
+    "export",
+    "finetune",
+    "profile",
+    "prune",
+    "quantize",
+    "sensitivity",
+]
 
 PARITY_IMAGES = 4
 
@@ -212,18 +225,21 @@ def class_names(model: Path) -> list[str]:
         ) from error
 
 
-def bench(engines: Mapping[str, Path], out: Path, *, host: str = "local", bench: BenchSection | None = None) -> BenchResult:
-    """Latency of several engines in turns; the first is the baseline. A bundle folder stands for its engine."""
+def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
+    """Label -> engine; a bundle folder stands for its engine, after its hashes were checked."""
     from toolchain.device.bundle import verify
 
-    run = bench or BenchSection()
-    files = {}
-    for label, path in engines.items():
+    for path in engines.values():
         if path.is_dir():
             verify(path)
-        files[label] = path / "engine.onnx" if path.is_dir() else path
+    return {label: path / "engine.onnx" if path.is_dir() else path for label, path in engines.items()}
+
+
+def bench(engines: Mapping[str, Path], out: Path, *, host: str = "local", bench: BenchSection | None = None) -> BenchResult:
+    """Latency of several engines in turns; the first is the baseline. A bundle folder stands for its engine."""
+    run = bench or BenchSection()
     return bench_engines(
-        files,
+        engine_files(engines),
         out,
         host=host,
         runtime=run.runtime,
@@ -233,6 +249,27 @@ def bench(engines: Mapping[str, Path], out: Path, *, host: str = "local", bench:
         runs=run.runs,
         python=run.python,
     )
+
+
+def profile(
+    engines: Mapping[str, Path], out: Path, *, host: str = "local", bench: BenchSection | None = None, imgsz: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Time of every node of each engine, one engine after the other; writes `profile.json`."""
+    run = bench or BenchSection()
+    result = {}
+    for label, path in engine_files(engines).items():
+        nodes = profile_engine(
+            path,
+            host=host,
+            runtime=run.runtime,
+            provider=run.provider,
+            threads=run.threads,
+            python=run.python,
+            imgsz=imgsz,
+        )
+        result[label] = [node.to_json() for node in nodes]
+    write_json(out / "profile.json", result)
+    return result
 
 
 def evaluate(

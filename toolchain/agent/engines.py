@@ -8,8 +8,8 @@ from . import runtimes
 from .wire import AgentError
 
 
-def open_engine(job):
-    """Engine named by the request, and how long loading took.
+def open_engine(job, **more):
+    """Engine named by the request, and how long loading took; `more` goes to the runtime's `load`.
 
     Returns:
         engine, load_ms
@@ -18,7 +18,7 @@ def open_engine(job):
     runtime = runtimes.find(job.need("runtime", str))
     runtime.version()  # importing the runtime is not part of loading the engine
     started = time.perf_counter()
-    engine = runtime.load(path, provider, threads)
+    engine = runtime.load(path, provider, threads, **more)
     return engine, 1000.0 * (time.perf_counter() - started)
 
 

@@ -18,6 +18,7 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "bench": ("timing", "bench"),
     "go": ("timing", "go"),
     "infer": ("infer", "infer"),
+    "profile": ("profile", "profile"),
 }
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
 

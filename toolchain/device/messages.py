@@ -137,6 +137,39 @@ class InferAnswer(Message):
     runtime_version: Text
 
 
+class NodeRuns(Message):
+    """One node of an engine, with its time in every run, ms; 0 is below the resolution of the runtime's clock.
+
+    Attributes:
+        shape: of its first output; None where it was not recorded, as is `provider`.
+    """
+
+    name: Text
+    op: Text
+    provider: Text | None
+    shape: Annotated[list[Count], Field(max_length=8)] | None
+    ms: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+class ProfileAnswer(Message):
+    """Nodes in the order they run, and the time of each whole run, ms."""
+
+    nodes: Annotated[list[NodeRuns], Field(min_length=1, max_length=4096)]
+    total_ms: Annotated[list[Positive], Field(min_length=1, max_length=200)]
+    provider: Text
+    runtime_version: Text
+    input_shape: list[int]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> ProfileAnswer:
+        if any(len(node.ms) != len(self.total_ms) for node in self.nodes):
+            raise ValueError("every node needs a time in every run")
+        for run, total in enumerate(self.total_ms):
+            if sum(node.ms[run] for node in self.nodes) > total * 1.001 + 0.001:
+                raise ValueError("the nodes of a run take longer than the run")
+        return self
+
+
 class Progress(Message):
     done: Count
     total: Count

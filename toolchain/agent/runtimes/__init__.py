@@ -11,6 +11,13 @@ Contract of such a file (standard library, numpy and the runtime itself, importe
         engine.version, .options    strings and numbers for the record
         engine.inputs, .outputs     list of {"name", "shape" (int, or str/None where free), "type" (numpy name)}
         engine.run(array)           list of numpy arrays
+
+Only where the runtime can time its nodes:
+
+    PROFILES    True
+    load(..., profile_to=path)      writes what it records to files whose names begin with `path`
+        engine.end_profile()        every run as (total ms, nodes in order as {"name", "op", "provider", "shape", "ms"});
+                                    shape is the first output's, provider and shape are None where not recorded
 """
 
 import importlib

@@ -1,0 +1,81 @@
+"""Where an engine spends its time, node by node, on the device it will live on.
+
+The runtime's profiler slows an engine down, so these times say which layers matter and never how fast the engine is: that is
+what `bench` is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from toolchain import progress
+from toolchain.device.messages import ProfileAnswer, check
+from toolchain.device.remote import connect
+from toolchain.errors import ProtocolError, UsageError
+
+MAX_RUNS = 200
+RUNTIMES = ("onnxruntime",)  # whose agent file says PROFILES
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node of an engine after the runtime's own fusions.
+
+    Attributes:
+        name: the runtime's; it begins with the ONNX node it was made from, if there is one.
+        op: the runtime's name of the operation.
+        provider: what ran it; None where the runtime does not tell.
+        mean_ms, min_ms: over the runs. The fastest run is what the node costs; on a busy machine the mean, and even the median
+            (the system takes the processor away at the same place of every run), are those of other work.
+        shape: of its first output; None where the runtime does not tell.
+    """
+
+    name: str
+    op: str
+    provider: str | None
+    mean_ms: float
+    min_ms: float
+    shape: tuple[int, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return asdict(self)
+
+
+def profile(
+    engine: Path, *, host: str = "local", runtime: str = "onnxruntime", provider: str = "CPUExecutionProvider", threads: int = 2,
+    runs: int = 20, warmup_runs: int = 5, python: str | None = None, imgsz: int | None = None, timeout_s: float = 600.0,
+) -> list[NodeTime]:  # fmt: skip
+    """Time of every node of one engine, in a process of its own, in the order they run.
+
+    Args:
+        imgsz: side of the picture, for engines that take any.
+        timeout_s: longest wait for all the runs.
+
+    Raises:
+        UsageError: no such file, or a bad count.
+        DeviceError and its kinds: also where the runtime cannot time its nodes.
+    """
+    if not engine.is_file():
+        raise UsageError("an engine's file does not exist", got=str(engine))
+    if not (1 <= runs <= MAX_RUNS and 0 <= warmup_runs <= MAX_RUNS and threads >= 1):
+        raise UsageError("a bad count", got=f"runs {runs}, warmup_runs {warmup_runs}, threads {threads}",
+                         fix=f"1 to {MAX_RUNS} runs, at least one thread")  # fmt: skip
+    with connect(host, python=python) as device, device.session() as session:
+        progress.note(f"Profiling {engine.name} on {device.name}")
+        settings: dict[str, Any] = {"runtime": runtime, "provider": provider, "threads": threads, "imgsz": imgsz}
+        settings |= {"path": session.put(engine), "runs": runs, "warmup_runs": warmup_runs}
+        answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **settings))
+    if len(answer.total_ms) != runs:
+        raise ProtocolError("the device profiled another number of runs", got=f"{len(answer.total_ms)}, asked for {runs}")
+    if answer.provider != provider:
+        raise ProtocolError("the device profiled another provider", got=f"{answer.provider}, asked for {provider}")
+    return [
+        NodeTime(
+            node.name, node.op, node.provider, fmean(node.ms), min(node.ms), None if node.shape is None else tuple(node.shape)
+        )
+        for node in answer.nodes
+    ]
