@@ -1,7 +1,7 @@
 """The whole job: which stage feeds which. Every stage is a folder under `RUN/stages`, whole or absent, and never done twice.
 
 model.pt ─ dense ─────────────────────────────────┐
-    └ cut-1 ─ tune-1 ─ … ─ cut-N ─ tune ─ export ─ int8 ─ build ─ bench ─ accuracy ─ report
+    └ cut-1 ─ tune-1 ─ … ─ cut-N ─ tune ─ export ─ int8 ─ build ─ bench ─ profile ─ accuracy ─ report
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain import progress, results, verbs
 from toolchain.config import RunConfig
+from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError, RunFolderError
 from toolchain.pruning.plan import PruningPlan, compose
@@ -78,8 +79,9 @@ def run(config: RunConfig, command: str = "") -> dict[str, Any]:
     bundles = build_stage(job, graphs)
     engines = {label: bundles / label / "engine.onnx" for label in graphs}
     measured = bench_stage(job, engines)
+    layers = profile_stage(job, engines)
     accuracy = accuracy_stage(job, engines, model)
-    summary = results.write_results(job, plan, model, engines, measured.result, accuracy.result, refused)
+    summary = results.write_results(job, plan, model, engines, measured.result, accuracy.result, refused, layers)
     if refused is not None:
         raise refused
     return summary
@@ -251,6 +253,21 @@ def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:
         inputs=dict(engines),
         params={"host": config.host, **config.bench.model_dump()},
     )
+
+
+def profile_stage(job: Job, engines: dict[str, Path]) -> dict[str, Any]:
+    """Time of every node of the float engines, to say which layers did not get faster; nothing where the runtime cannot tell."""
+    config = job.config
+    if config.bench.runtime not in PROFILED:
+        progress.note(f"- without profile: {config.bench.runtime} does not tell the time of single layers")
+        return {}
+    pair = {label: engines[label] for label in (DENSE, PRUNED)}
+    return job.stage(
+        "profile",
+        lambda out: verbs.profile(pair, out, host=config.host, bench=config.bench, imgsz=config.imgsz),
+        inputs=dict(pair),
+        params={"host": config.host, **config.bench.model_dump(exclude={"rounds", "runs"})},
+    ).result
 
 
 def accuracy_stage(job: Job, engines: dict[str, Path], model: Path) -> Stage:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolchain.device.profile import NodeTime
+from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError
 from toolchain.measurement.record import Record, append
 from toolchain.pruning.plan import PruningPlan
 from toolchain.report.diagnose import check_map, check_outputs, check_reached, output_facts
-from toolchain.report.diagnose_latency import check_int8, check_latency, check_noise
+from toolchain.report.diagnose_latency import LayerTime, check_int8, check_latency, check_noise
 from toolchain.report.findings import Finding, by_severity
 from toolchain.report.html import write_report
+from toolchain.report.layer_times import layer_times, summary_rows
 from toolchain.report.variant import Variant
 from toolchain.stage import file_sha256, read_json, tool_versions, write_json
 
@@ -80,6 +83,14 @@ def conv_layers(dense: Any, pruned: Any, plan: PruningPlan) -> list[dict[str, An
     return rows
 
 
+def profiled(profile: Mapping[str, Any], layers: list[dict[str, Any]], align: int, imgsz: int) -> list[LayerTime]:
+    """The profiles of the dense and the pruned engine, layer by layer; empty without them."""
+    if not profile:
+        return []
+    dense, pruned = ([NodeTime.from_json(row) for row in profile[label]] for label in (DENSE, PRUNED))
+    return layer_times(dense, pruned, layers, align, imgsz)
+
+
 def diagnose(
     plan: PruningPlan,
     dense: Any,
@@ -89,7 +100,7 @@ def diagnose(
     bench: Mapping[str, Any],
     variants: list[Variant],
     max_drop: float,
-    profile: Any = (),
+    profile: Sequence[LayerTime] = (),
 ) -> list[Finding]:
     """The user's checklist over what was measured."""
     import torch
@@ -182,6 +193,7 @@ def write_results(
     bench: Mapping[str, Any],
     accuracy: Mapping[str, Any],
     refused: AccuracyGateError | None,
+    profile: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write `summary.json`, `records.jsonl` and `report.html` into the run folder; returns the summary."""
     from toolchain.pruning.prune import proof_images
@@ -195,8 +207,10 @@ def write_results(
     macs = job.macs
     sizes = {DENSE: (weights["d"], macs[0]), PRUNED: (weights["p"], macs[1]), INT8: (weights["p"], macs[1])}
     rows = variants_of(engines, bench, accuracy, sizes, refused)
+    layers = conv_layers(dense.module, pruned.module, plan)
+    times = profiled(profile, layers, load_target(config.target).channel_alignment, config.imgsz)
     findings = diagnose(
-        plan, dense.module, cut.module, proof_images(dataset, config.imgsz), accuracy, bench, rows, config.int8.max_drop
+        plan, dense.module, cut.module, proof_images(dataset, config.imgsz), accuracy, bench, rows, config.int8.max_drop, times
     )
     stages = {stage.name: stage for stage in job.done}
     tune, int8 = stages.get("tune"), stages.get("int8")
@@ -214,7 +228,7 @@ def write_results(
             "shared_with_train": shared,
         },
         "variants": [row.to_dict() for row in rows],
-        "layers": conv_layers(dense.module, pruned.module, plan),
+        "layers": layers,
         "prune": {
             "criterion": plan.criterion,
             "strategy": plan.strategy,
@@ -237,6 +251,7 @@ def write_results(
         ],
         "stages": [{"name": s.name, "duration_s": s.duration_s, "reused": s.reused} for s in job.done],
         "bench": bench_part(bench, engines, job.stages.root / "bench"),
+        "profile": summary_rows(times),
         "int8": None
         if int8 is None
         else {

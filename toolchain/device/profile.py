@@ -44,6 +44,11 @@ class NodeTime:
         """Plain dict for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> NodeTime:
+        """What `to_json` gave, perhaps read back from a file."""
+        return cls(**{**row, "shape": None if row["shape"] is None else tuple(row["shape"])})
+
 
 def profile(
     engine: Path, *, host: str = "local", runtime: str = "onnxruntime", provider: str = "CPUExecutionProvider", threads: int = 2,

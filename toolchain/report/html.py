@@ -15,6 +15,7 @@ from toolchain.report.summary import Summary, parse_summary
 from toolchain.stage import write_bytes
 
 TEMPLATE = "report.html.j2"
+SLOWEST = 12
 
 
 def write_report(summary: Mapping[str, Any], out: Path) -> None:
@@ -59,6 +60,8 @@ def _context(summary: Summary, folder: Path) -> dict[str, Any]:
         "absent_samples": absent,
         "curves": _training(summary),
         "widest": max((layer.dense for layer in summary.layers), default=1),
+        "slowest": sorted(summary.profile, key=lambda row: -row.pruned_ms)[:SLOWEST],
+        "profiled_ms": (sum(row.dense_ms for row in summary.profile), sum(row.pruned_ms for row in summary.profile)),
         "heat": heats(summary.sensitivity or []),
         "classes": class_rows(summary.variants),
         "longest_s": max((stage.duration_s for stage in summary.stages), default=0) or 1,

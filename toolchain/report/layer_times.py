@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from toolchain.report.diagnose_latency import LayerTime
+from toolchain.report.diagnose_latency import LayerTime, why_not_faster
 
 BETWEEN = "between layers"  # what the runtime put there: reorders, casts, copies
 TAIL = "decoding"  # of the head: everything after its last convolutions
@@ -108,6 +108,17 @@ def layer_times(
         here = before.get(where, []), after.get(where, [])
         rows.append(LayerTime(where.layer, where.op or _slowest_op(here), _sum(here[0]), _sum(here[1])))
     return rows
+
+
+def summary_rows(times: Sequence[LayerTime]) -> list[dict[str, Any]]:
+    """Rows as `summary.json` holds them; `why` a layer is not faster, None if it is."""
+    return [
+        {
+            "layer": row.layer, "op": row.op, "dense_ms": row.dense_ms, "pruned_ms": row.pruned_ms,
+            "dense": row.dense_channels, "kept": row.kept_channels, "why": why_not_faster(row),
+        }
+        for row in times
+    ]  # fmt: skip
 
 
 def _head(known: Mapping[str, Any]) -> str | None:

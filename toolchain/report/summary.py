@@ -118,6 +118,18 @@ class Bench(BaseModel):
     control: dict[str, Any] | None = None
 
 
+class LayerProfile(_Part):
+    """Time of one layer in the profiles of the dense and the pruned engine, ms; `why` it is not faster, None if it is."""
+
+    layer: str
+    op: str
+    dense_ms: float = Field(ge=0)
+    pruned_ms: float = Field(ge=0)
+    dense: int | None = None
+    kept: int | None = None
+    why: str | None = None
+
+
 class Int8(_Part):
     recipe: str
     images: int | None = None
@@ -151,6 +163,7 @@ class Summary(_Part):
     sensitivity: list[Sensitivity] | None = None
     stages: list[StageTime] = []
     bench: Bench | None = None
+    profile: list[LayerProfile] = []
     int8: Int8 | None = None
     diagnosis: list[FindingRow] = []
     versions: dict[str, str | None] = {}
