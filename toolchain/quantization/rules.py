@@ -49,8 +49,8 @@ RULES: dict[str, Rules] = {
         activations="uint8", symmetric=False, saturating_without_vnni=True,
         quantized=(*COMPUTING, *MOVING),
         float_outputs=(), int32_bias=True, pair_on_weights=False, last_convs="float", first_conv="float", short_dfl=True,
-        source="ONNX Runtime 1.32, YOLOv8n, 320 px, one AVX2 core, CPU time: float 28.1 ms, quantize_static 18.0, this 16.0. First conv and "
-        "box softmax are slower in INT8 than in float; groups with one scale make Concat a copy",
+        source="ONNX Runtime 1.32, YOLOv8n, 320 px, one AVX2 core, CPU time: float 28.1 ms, quantize_static 18.0, this 16.0. "
+        "First conv and box softmax are slower in INT8 than in float; groups with one scale make Concat a copy",
     ),
     "onnxruntime-arm": Rules(
         activations="uint8", symmetric=False, saturating_without_vnni=False,
