@@ -19,7 +19,7 @@ import typer.main
 import yaml
 from pydantic import BaseModel
 
-from tests.helpers import tiny_yaml
+from tests.helpers import tiny_dataset, tiny_yaml
 from toolchain import errors
 from toolchain.cli import app
 from toolchain.config import RunConfig, load_config, read_toml
@@ -126,7 +126,7 @@ def test_python_names_exist() -> None:
 def test_files_named_in_the_documentation_exist() -> None:
     """Paths of this repository."""
     text = "\n".join(prose(page) for page in PAGES)
-    paths = set(re.findall(r"`((?:toolchain|tests|targets|calibration|docs|\.ci)/[\w./-]*\w/?)`", text))
+    paths = set(re.findall(r"`((?:toolchain|tests|targets|calibration|docs|benchmarks|\.ci)/[\w./-]*\w/?)`", text))
     assert len(paths) > 5
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
@@ -222,6 +222,19 @@ def test_recipes_of_criterion_and_strategy(copy: Path) -> None:
     depths = [int(name.split(".")[1]) for name in cut]
     assert depths
     assert max(depths) <= 5, "the strategy leaves the second half alone"
+
+
+def test_the_python_example_of_the_readme_runs(copy: Path) -> None:
+    """On a tiny model and data set in place of yours."""
+    (block,) = re.findall(r"^```python\n(from pathlib.*?)^```", README.read_text(), re.S | re.M)
+    tiny_dataset(copy, {"train": 4, "val": 2})
+    (copy / "cut").mkdir()
+    changes = {"best.pt": "tiny.yaml", "imgsz=640": "imgsz=64"}
+    for old, new in changes.items():
+        assert old in block
+        block = block.replace(old, new)
+    assert "macs" in python(copy, "-c", block)
+    assert (copy / "cut" / "pruned.pt").is_file()
 
 
 def test_recipe_of_a_device(copy: Path) -> None:
