@@ -55,6 +55,24 @@ def tiny_model(nc: int = 3, seed: int = 0, **changes: Any) -> Any:
     return model.eval()
 
 
+def live_model(nc: int = 3, seed: int = 0, **changes: Any) -> Any:
+    """`tiny_model` with BN statistics of what it sees, so that signals reach the outputs undamped: a change anywhere shows."""
+    import torch
+
+    model = tiny_model(nc, seed, **changes)
+    pictures = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum, before = None, layer.momentum  # cumulative mean
+    model.train()
+    with torch.no_grad():
+        model(pictures)
+    for layer in norms:
+        layer.momentum = before
+    return model.eval()
+
+
 def tiny_dataset(folder: Path, images: Mapping[str, int] | None = None, size: tuple[int, int] = (96, 64), seed: int = 0) -> Path:
     """Grey pictures with one filled rectangle per class, labelled exactly.
 

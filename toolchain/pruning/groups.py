@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toolchain.errors import PruningError, UnknownNameError
-from toolchain.yolo.blocks import SplitC2f, head_outputs
+from toolchain.yolo.blocks import SplitC2f, head_outputs, not_prunable
 
 Positions = NDArray[np.int64]
 
@@ -62,7 +62,10 @@ class Group:
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution at full width: channels, multiply-adds per (in, out) channel pair, and grouping."""
+    """A convolution at full width: channels, multiply-adds per (in, out) channel pair, and grouping.
+
+    `depthwise` is any grouped convolution: its pairs are its outputs, each with the inputs of its own group.
+    """
 
     inputs: int
     outputs: int
@@ -127,6 +130,11 @@ def trace(network: nn.Module, imgsz: int) -> Network:
     """
     import torch_pruning as tp
 
+    if odd := not_prunable(network):
+        raise PruningError(
+            "the network has blocks that cannot be pruned", got=", ".join(f"{kind} ×{count}" for kind, count in odd.items()),
+            fix="YOLOv8, YOLOv5u and YOLOv3 detection networks can be",
+        )  # fmt: skip
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(True)  # DepGraph follows autograd
@@ -147,11 +155,15 @@ def trace(network: nn.Module, imgsz: int) -> Network:
 
 
 def _frozen_layers(network: Any) -> dict[str, str]:
-    """Layers whose outputs are the detector's outputs: the last 1×1 convs of Detect and the DFL."""
+    """Layers whose outputs are the detector's outputs: the last 1×1 convs of Detect and the DFL; and grouped convolutions."""
     frozen = {}
-    for name, _ in network.named_modules():
+    for name, module in network.named_modules():
         if name.endswith(".dfl.conv"):
             frozen[name] = "DFL: fixed weights 0..reg_max-1"
+        elif (
+            isinstance(module, nn.Conv2d) and module.groups > 1 and not module.in_channels == module.groups == module.out_channels
+        ):
+            frozen[name] = f"grouped convolution ({module.groups} groups of {module.in_channels} inputs)"
     head = type(network.model[-1]).__name__
     base = f"model.{len(network.model) - 1}"
     for branch, meaning in (("cv2", "box distribution"), ("cv3", "class scores")):
@@ -217,7 +229,7 @@ def _conv_shapes(network: nn.Module, images: torch.Tensor) -> dict[str, ConvShap
 
             def record(conv: nn.Module, _: object, out: torch.Tensor, name: str = name) -> None:
                 assert isinstance(conv, nn.Conv2d)
-                area = conv.kernel_size[0] * conv.kernel_size[1]
+                area = conv.kernel_size[0] * conv.kernel_size[1] * (conv.in_channels // conv.groups if conv.groups > 1 else 1)
                 shapes[name] = ConvShape(
                     conv.in_channels, conv.out_channels, area * out.shape[-2] * out.shape[-1], area, conv.groups > 1
                 )

@@ -31,6 +31,7 @@ class SplitC2f(nn.Module):
         self.cv1: Any = _take_outputs(block.cv1, slice(half, 2 * half))
         self.cv2: Any = block.cv2
         self.m: Any = block.m
+        self.training = block.training
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = [self.cv0(x), self.cv1(x)]
@@ -103,7 +104,7 @@ def merge_c2f(block: SplitC2f) -> nn.Module:
     stock.c = widths[0]
     stock.cv1 = _join_outputs(block.cv0, block.cv1)
     stock.cv2, stock.m = block.cv2, block.m
-    stock.train(block.training)
+    stock.training = block.training
     merged: nn.Module = stock
     return merged
 
@@ -112,6 +113,25 @@ def merge_c2f(block: SplitC2f) -> nn.Module:
 REWRITES: dict[type[nn.Module], tuple[Callable[[nn.Module], nn.Module], Callable[[SplitC2f], nn.Module]]] = {
     C2f: (split_c2f, merge_c2f),
 }
+
+# Layers whose channels the dependency graph follows; others it gets wrong, or never comes back from (attention).
+FOLLOWED = frozenset({
+    "DetectionModel", "Conv", "DWConv", "SplitC2f", "Bottleneck", "C3", "SPP", "SPPF", "Concat", "Detect", "DFL",
+})  # fmt: skip
+
+
+def not_prunable(network: nn.Module) -> dict[str, int]:
+    """Kinds of layers in a prunable network whose channels cannot be followed, and how many there are of each."""
+    counts: dict[str, int] = {}
+    for module in network.modules():
+        kind = type(module)
+        if kind.__module__.startswith("torch."):
+            known = isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or not list(module.parameters(recurse=False))
+        else:
+            known = kind.__name__ in FOLLOWED
+        if not known:
+            counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
+    return counts
 
 
 def _replace(network: nn.Module, pick: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
@@ -148,7 +168,7 @@ def head_outputs(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Te
 def max_difference(first: nn.Module, second: nn.Module, images: torch.Tensor) -> float:
     """Largest absolute difference of the two networks' raw outputs on `images` (n, 3, s, s)."""
     a, b = head_outputs(first.eval(), images), head_outputs(second.eval(), images)
-    return max(float((a[key] - b[key]).abs().max()) for key in a)
+    return float(torch.stack([(a[key] - b[key]).abs().max() for key in a]).max())  # NaN wins, unlike in Python's max
 
 
 def prove_equal(first: nn.Module, second: nn.Module, images: torch.Tensor, what: str, tolerance: float = TOLERANCE) -> float:
@@ -163,4 +183,14 @@ def prove_equal(first: nn.Module, second: nn.Module, images: torch.Tensor, what:
     return difference
 
 
-__all__ = ["REWRITES", "Conv", "SplitC2f", "head_outputs", "max_difference", "prove_equal", "to_prunable", "to_stock"]
+__all__ = [
+    "REWRITES",
+    "Conv",
+    "SplitC2f",
+    "head_outputs",
+    "max_difference",
+    "not_prunable",
+    "prove_equal",
+    "to_prunable",
+    "to_stock",
+]
