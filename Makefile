@@ -36,7 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy -p toolchain
-	$(BIN)/lint-imports
+	@found=$$($(BIN)/lint-imports 2>&1) || { echo "$$found"; exit 1; }
 	$(BIN)/vermin -q -t=3.6- --no-tips --violations toolchain/agent
 
 # A few threads are enough for tiny networks; on many cores more would only wait for each other.
