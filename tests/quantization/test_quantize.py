@@ -37,6 +37,7 @@ def test_writes_model_and_calibration(float_file: Path, picture_files: list[Path
     assert record["recipe"]["method"] == "moving-average"
     assert all(low <= 0 <= high and low < high for low, high in record["ranges"].values())
     assert report["biases_corrected"] > 20
+    assert report["dfl_shortened"] == (0 if rules == "tensorrt" else 1)
     onnx.checker.check_model(onnx.load(tmp_path / FILE))
 
 

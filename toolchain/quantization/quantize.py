@@ -76,8 +76,7 @@ def quantize(
         progress.note(f"  correcting biases on {len(some)} pictures")
         graph, corrected = correct_biases(graph, result, float_batches(some, imgsz))
         result = place(graph, found, placement, row, vnni=vnni)
-    if row.short_dfl:
-        shorten_dfl(result)
+    shortened = shorten_dfl(result) if row.short_dfl else 0
     verify(result, placement, row)
     path = out / FILE
     write_bytes(path, result.SerializeToString())
@@ -86,7 +85,7 @@ def quantize(
         "recipe": str(recipe), "method": chosen.method, "rules": rules, "vnni": vnni,
         "saturation_safe": row.saturating_without_vnni and not vnni, "images": len(used), "images_available": len(images),
         "seed": seed, "nodes_int8": len(placement.nodes), "nodes_float": len(placement.kept_float),
-        "biases_corrected": corrected, "warnings": warnings,
+        "biases_corrected": corrected, "dfl_shortened": shortened, "warnings": warnings,
     }  # fmt: skip
     write_json(out / CALIBRATION, {
         "model_sha256": file_sha256(model), "recipe": chosen.model_dump(), "report": report,
