@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain import progress
 from toolchain.config import BenchSection, ExportSection, Int8Section, TrainSection
 from toolchain.device.bench import bench as bench_engines
 from toolchain.device.bundle import build as build_bundle
@@ -257,17 +258,19 @@ def profile(
     """Time of every node of each engine, one engine after the other; writes `profile.json`."""
     run = bench or BenchSection()
     result = {}
-    for label, path in engine_files(engines).items():
-        nodes = profile_engine(
-            path,
-            host=host,
-            runtime=run.runtime,
-            provider=run.provider,
-            threads=run.threads,
-            python=run.python,
-            imgsz=imgsz,
-        )
-        result[label] = [node.to_json() for node in nodes]
+    with progress.task(f"Profiling on {host}", total=len(engines), unit="engines") as task:
+        for label, path in engine_files(engines).items():
+            nodes = profile_engine(
+                path,
+                host=host,
+                runtime=run.runtime,
+                provider=run.provider,
+                threads=run.threads,
+                python=run.python,
+                imgsz=imgsz,
+            )
+            result[label] = [node.to_json() for node in nodes]
+            task.advance(note=label)
     write_json(out / "profile.json", result)
     return result
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolchain import progress
 from toolchain.device.messages import ProfileAnswer, check
 from toolchain.device.remote import connect
 from toolchain.errors import ProtocolError, UsageError
@@ -70,7 +69,6 @@ def profile(
         raise UsageError("a bad count", got=f"runs {runs}, warmup_runs {warmup_runs}, threads {threads}",
                          fix=f"1 to {MAX_RUNS} runs, at least one thread")  # fmt: skip
     with connect(host, python=python) as device, device.session() as session:
-        progress.note(f"Profiling {engine.name} on {device.name}")
         settings: dict[str, Any] = {"runtime": runtime, "provider": provider, "threads": threads, "imgsz": imgsz}
         settings |= {"path": session.put(engine), "runs": runs, "warmup_runs": warmup_runs}
         answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **settings))
