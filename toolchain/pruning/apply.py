@@ -68,7 +68,9 @@ def _cut(prunable: nn.Module, network: Network, plan: PruningPlan) -> tuple[nn.M
     removed = _removed_positions(network, plan)
     cut = deepcopy(prunable).eval()
     for name, module in cut.named_modules():
-        _shrink(module, removed.get((name, "in")), removed.get((name, "out")))
+        gone_in, gone_out = removed.get((name, "in")), removed.get((name, "out"))
+        if gone_in is not None or gone_out is not None:
+            _shrink(module, gone_in, gone_out)
     return cut, removed
 
 
@@ -81,7 +83,8 @@ def _removed_positions(network: Network, plan: PruningPlan) -> Removed:
             out = np.setdiff1d(np.arange(group.channels), stay)
             for piece in part:
                 gone.setdefault((piece.layer, piece.dim), []).append(piece.positions[out].ravel())
-    return {key: np.unique(np.concatenate(values)) for key, values in gone.items()}
+    joined = {key: np.unique(np.concatenate(values)) for key, values in gone.items()}
+    return {key: positions for key, positions in joined.items() if len(positions)}
 
 
 def _stay(size: int, gone: NDArray[np.int64] | None) -> torch.Tensor:
@@ -114,7 +117,7 @@ def _masked(prunable: nn.Module, removed: Removed) -> nn.Module:
     masked = deepcopy(prunable).eval()
     for name, module in masked.named_modules():
         gone = removed.get((name, "out"))
-        if isinstance(module, nn.BatchNorm2d) and gone is not None and len(gone):
+        if isinstance(module, nn.BatchNorm2d) and gone is not None:
             module.weight.data[gone] = 0
             module.bias.data[gone] = 0
     return masked
