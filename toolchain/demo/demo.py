@@ -14,7 +14,7 @@ from toolchain.stage import Stages
 IMGSZ = 160
 ARCHITECTURE = "yolov8n.yaml"
 DENSE_EPOCHS, TUNE_EPOCHS = 16, 16
-SHARED = {"lr0": 2e-3, "mosaic": 0.0, "close_mosaic": 0, "extra": {"flipud": 0.5, "scale": 0.3}}
+SHARED: dict[str, Any] = {"lr0": 2e-3, "mosaic": 0.0, "close_mosaic": 0, "extra": {"flipud": 0.5, "scale": 0.3}}
 
 
 def demo(out: Path, seed: int = 0) -> dict[str, Any]:

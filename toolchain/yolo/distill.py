@@ -1,20 +1,17 @@
-"""Distillation from the dense parent: what the teacher's head says, as soft targets, and what its kept channels carry.
+"""Distillation from the dense parent: what the teacher's head says, as soft targets beside the labels.
 
-Student and teacher share anchors and classes, so their raw head outputs compare position by position. A student cut from its
-teacher also shares features channel by channel: the plan knows which teacher channel each student channel was.
+Student and teacher share anchors and classes, so their raw head outputs compare position by position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-Features = dict[str, torch.Tensor]
+from toolchain.yolo.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -23,22 +20,21 @@ class DistillWeights:
 
     scores: float = 1.0
     boxes: float = 1.0
-    features: float = 0.0
 
     @property
     def any(self) -> bool:
-        return self.scores > 0 or self.boxes > 0 or self.features > 0
+        return self.scores > 0 or self.boxes > 0
 
 
 def score_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Binary cross entropy to the teacher's probabilities minus its entropy, over the mass of what the teacher sees.
+    """Binary cross entropy to the teacher's probabilities minus their entropy, over the mass of what the teacher sees.
 
     Args:
         student, teacher: (n, classes, anchors) logits.
     """
     target = teacher.sigmoid()
-    entropy = F.binary_cross_entropy(target, target, reduction="none")
-    excess = F.binary_cross_entropy_with_logits(student, target, reduction="none") - entropy
+    excess = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    excess = excess - F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
     return excess.sum() / target.amax(dim=1).sum().clamp_(min=1.0)
 
 
@@ -57,53 +53,26 @@ def box_loss(student: torch.Tensor, teacher: torch.Tensor, teacher_scores: torch
     return (divergence * weight).sum() / weight.sum().clamp_(min=1.0)
 
 
-def feature_loss(student: Features, teacher: Features, channels: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Mean squared difference of shared channels, each over the teacher channel's variance."""
-    terms = []
-    for name, kept in channels.items():
-        target = teacher[name][:, kept]
-        scale = target.var(dim=(0, 2, 3), keepdim=True).clamp_(min=1e-4)
-        terms.append(((student[name] - target) ** 2 / scale).mean())
-    return torch.stack(terms).mean()
-
-
-class FeatureTap:
-    """Keeps the outputs of named layers of the last forward pass."""
-
-    def __init__(self, network: nn.Module, layers: list[str]) -> None:
-        self.seen: Features = {}
-        for layer in layers:
-            network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, layer=layer: self.seen.__setitem__(layer, out))
-
-
 class DistilledLoss:
     """Ultralytics' detection loss plus distillation; stands where the model's criterion stands.
 
     Args:
         detection: ultralytics' criterion of the student.
-        student, teacher: networks with the same classes and reg_max; the teacher is frozen.
+        teacher: same classes and reg_max.
         weights: of the terms.
-        channels: layer -> teacher channels the student kept, for the feature term.
+        bins: reg_max, bins of each box side.
     """
 
-    def __init__(
-        self, detection: Any, student: nn.Module, teacher: Any, weights: DistillWeights, channels: Mapping[str, torch.Tensor]
-    ) -> None:
-        self.detection, self.teacher, self.weights = detection, teacher.eval().requires_grad_(False), weights
-        self.channels = dict(channels) if weights.features > 0 else {}
-        self.taps = FeatureTap(student, list(self.channels)), FeatureTap(self.teacher, list(self.channels))
+    def __init__(self, detection: Any, teacher: Teacher, weights: DistillWeights, bins: int) -> None:
+        self.detection, self.teacher, self.weights, self.bins = detection, teacher, weights, bins
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, items = self.detection(preds, batch)
-        with torch.no_grad():
-            teacher = self.teacher(batch["img"])[1]
-        bins, size = self.teacher.model[-1].reg_max, len(batch["img"])
+        teacher = self.teacher(batch["img"])
         raw = preds[1] if isinstance(preds, tuple) else preds
         terms = {
             "kd_scores": self.weights.scores * score_loss(raw["scores"], teacher["scores"]),
-            "kd_boxes": self.weights.boxes * box_loss(raw["boxes"], teacher["boxes"], teacher["scores"], bins),
+            "kd_boxes": self.weights.boxes * box_loss(raw["boxes"], teacher["boxes"], teacher["scores"], self.bins),
         }
-        if self.channels:
-            terms["kd_features"] = self.weights.features * feature_loss(self.taps[0].seen, self.taps[1].seen, self.channels)
-        total = torch.cat([loss.view(-1), torch.stack(list(terms.values())) * size])
+        total = torch.cat([loss.view(-1), torch.stack(list(terms.values())) * len(batch["img"])])
         return total, {**items, **{name: value.detach() for name, value in terms.items()}}

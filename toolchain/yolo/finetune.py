@@ -47,7 +47,10 @@ def finetune(
         raise TrainingError("the teacher has other classes", got=f"{parent.names} and {loaded.names}")
     before = sum(p.numel() for p in loaded.module.parameters())
     listed = list_data(dataset, out)
-    tuned = fine_tune(loaded.module, listed, imgsz, out, settings, teacher=parent.module if parent else None, title=title)
+    job = {"model": loaded.sha256, "teacher": parent.sha256 if parent else "", "data": dataset.sha256}
+    tuned = fine_tune(
+        loaded.module, listed, imgsz, out, settings, teacher=parent.module if parent else None, job=job, title=title
+    )
     after = sum(p.numel() for p in tuned.network.parameters())
     if after != before:
         raise TrainingError("training changed the network's size", got=f"{before} parameters before, {after} after")

@@ -18,14 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils.torch_utils import ModelEMA
+from ultralytics.utils.torch_utils import ModelEMA, select_device
 
 from toolchain import progress
-from toolchain.errors import ConfigError, TrainingError
+from toolchain.errors import ConfigError, RunFolderError, TrainingError, UnknownNameError
 from toolchain.stage import read_json, write_bytes, write_json
 from toolchain.yolo.distill import DistilledLoss, DistillWeights
-from toolchain.yolo.offline import stay_offline
+from toolchain.yolo.offline import stay_offline, stay_quiet
+from toolchain.yolo.teacher import make_teacher
+
+STATE = "train_state.pt"
+OPTIMIZERS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "MuSGD", "auto")
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,19 @@ class Tuned:
 class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
     """Ultralytics' trainer around a given module."""
 
-    def __init__(self, network: nn.Module, teacher: nn.Module | None, settings: TrainSettings, folder: Path, channels: Mapping[str, Any],
-                 overrides: dict[str, Any]) -> None:  # fmt: skip
-        self._network, self._teacher, self._settings, self._channels = network, teacher, settings, channels
+    def __init__(
+        self,
+        network: Any,
+        teacher: nn.Module | None,
+        settings: TrainSettings,
+        folder: Path,
+        overrides: dict[str, Any],
+        job: Mapping[str, Any],
+    ) -> None:
+        self._network, self._teacher, self._settings = network, teacher, settings
         self._parameters = sum(p.numel() for p in network.parameters())
-        self._state_file, self._curve_file = folder / "train_state.pt", folder / "curve.json"
+        self._job = dict(job)
+        self._state_file, self._curve_file = folder / STATE, folder / "curve.json"
         self._best_state: dict[str, torch.Tensor] | None = None
         self._best_epoch, self.curve = 0, list[dict[str, float]]()
         super().__init__(overrides=overrides)
@@ -96,10 +109,7 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
         self.model.args = self.args
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
-        if not self._state_file.exists():
-            return None
-        state: dict[str, Any] = torch.load(self._state_file, weights_only=True)
-        return state
+        return read_state(self._state_file, self._job)
 
     def set_model_attributes(self) -> None:
         """Names, classes and hyper-parameters, as the stock trainer sets them."""
@@ -109,14 +119,17 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
         self._assert_same()
         detection = self.model.init_criterion()
         if self._teacher is not None and self._settings.distill.any:
-            detection = DistilledLoss(detection, self.model, self._teacher, self._settings.distill, self._channels)
+            teacher = make_teacher(self._teacher, self.device)
+            detection = DistilledLoss(detection, teacher, self._settings.distill, self.model.model[-1].reg_max)
         self.model.criterion = detection
 
     def _assert_same(self) -> None:
         for name, module in (("model", self.model), ("moving average", self.ema.ema)):
             count = sum(p.numel() for p in module.parameters())
             if count != self._parameters:
-                raise TrainingError(f"the {name} is no longer the pruned network", got=f"{count} parameters, {self._parameters} given")
+                raise TrainingError(
+                    f"the {name} is no longer the pruned network", got=f"{count} parameters, {self._parameters} given"
+                )
 
     def validate(self) -> tuple[dict[str, float], float | None]:
         """Every `val_every` epochs and at the end; nothing is claimed for the epochs between."""
@@ -132,10 +145,25 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
             self._best_epoch = self.epoch + 1
         return metrics, fitness
 
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Ultralytics would go back to its own last checkpoint, which is not the pruned network's, and try again.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        if self.loss is not None and not bool(torch.isfinite(self.loss).all()):
+            raise TrainingError(
+                "the loss is not finite",
+                got=f"{float(self.loss)} in epoch {epoch + 1}",
+                fix=f"a lower --lr0 than {self.args.lr0}",
+            )
+        return False
+
     def save_model(self) -> bool:
         """Everything a resumed training needs, in float32, replaced in one step."""
         buffer = io.BytesIO()
         torch.save({
+            "job": self._job, "stopped": bool(self.stop),
             "epoch": self.epoch, "model": self.model.state_dict(), "ema": self.ema.ema.state_dict(), "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(), "best_fitness": self.best_fitness, "best_state": self._best_state,
             "best_epoch": self._best_epoch, "curve": self.curve,
@@ -160,7 +188,7 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
         self.start_epoch = ckpt["epoch"] + 1
         seed = self.args.seed + 1000 * self.start_epoch  # a resumed epoch must not repeat the first epoch's augmentation
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - ultralytics' augmentations draw from numpy's global generator
+        np.random.seed(seed)  # ultralytics' augmentations draw from numpy's global generator
         torch.manual_seed(seed)
 
     def final_eval(self) -> None:
@@ -180,7 +208,7 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
 
 def fine_tune(
     network: nn.Module, data: Path, imgsz: int, folder: Path, settings: TrainSettings, *, teacher: nn.Module | None = None,
-    channels: Mapping[str, Any] | None = None, title: str = "Fine-tuning",
+    job: Mapping[str, str] | None = None, title: str = "Fine-tuning",
 ) -> Tuned:  # fmt: skip
     """Train `network` in place; goes on from `folder` when it holds an unfinished training of the same job.
 
@@ -191,34 +219,63 @@ def fine_tune(
         folder: state, curve and ultralytics' logs.
         settings: hyper-parameters.
         teacher: dense parent for distillation; None or zero weights: plain fine-tuning.
-        channels: layer -> teacher channels kept, for the feature term.
+        job: what else the result depends on (hashes of the files); a state of another job is refused, not continued.
 
     Raises:
+        ConfigError: a setting that ultralytics does not know.
+        RunFolderError: `folder` holds the training of another job.
         TrainingError: the network changed its size, or the loss is not finite.
     """
     if settings.epochs < 1:
         raise ConfigError("epochs below 1", got=settings.epochs)
     stay_offline()
+    stay_quiet()
+    overrides = settings.overrides(data, imgsz, folder)
+    check_settings(overrides)
+    whole = {**asdict(settings), "imgsz": imgsz, **(job or {})}
+    state = read_state(folder / STATE, whole)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = PrunedTrainer(network, teacher, settings, folder, channels or {}, settings.overrides(data, imgsz, folder))
-    if _finished(trainer._state_file, settings.epochs):
-        return _restore(trainer, network)
+    trainer = PrunedTrainer(network, teacher, settings, folder, overrides, whole)
+    if state is not None and (state["stopped"] or state["epoch"] + 1 >= settings.epochs):
+        return _restore(state, network)
     with progress.task(title, settings.epochs, "epochs") as bar:
-        trainer.add_callback("on_train_start", lambda t: bar.advance(t.start_epoch))
+        if state is not None:
+            bar.advance(state["epoch"] + 1)
         trainer.add_callback("on_fit_epoch_end", _reporter(bar))
         trainer.train()
     return trainer.result()
 
 
-def _finished(state_file: Path, epochs: int) -> bool:
-    if not state_file.exists():
-        return False
-    return bool(torch.load(state_file, weights_only=True)["epoch"] + 1 >= epochs)
+def check_settings(overrides: Mapping[str, Any]) -> None:
+    """Raises: ConfigError for a key, value, optimizer or device that ultralytics would refuse in the middle of its set-up."""
+    try:
+        get_cfg(overrides=dict(overrides))
+        select_device(overrides["device"])
+    except (AssertionError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError("training settings that ultralytics refuses", got=" ".join(str(error).split())[:400]) from error
+    if str(overrides["optimizer"]).lower() not in {name.lower() for name in OPTIMIZERS}:
+        raise UnknownNameError("optimizer", str(overrides["optimizer"]), OPTIMIZERS)
 
 
-def _restore(trainer: PrunedTrainer, network: nn.Module) -> Tuned:
+def read_state(path: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state of an unfinished training, if there is one.
+
+    Raises:
+        RunFolderError: it is of another job: its weights would silently stand for those asked for.
+    """
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    other = [key for key in {**job, **state["job"]} if job.get(key) != state["job"].get(key)]
+    if other:
+        raise RunFolderError(
+            "the folder holds a training of another job", got=f"{path}: {', '.join(other)} differ", fix="another --out"
+        )
+    return state
+
+
+def _restore(state: Mapping[str, Any], network: nn.Module) -> Tuned:
     """A training that was killed after its last epoch, before its result was used."""
-    state = torch.load(trainer._state_file, weights_only=True)
     network.load_state_dict(state["best_state"])
     curve = list(state["curve"])
     return Tuned(network.float().eval(), state["best_epoch"], max(point["map50_95"] for point in curve), curve)
