@@ -142,6 +142,9 @@ def score(network: Network, subject: Subject, criterion: str) -> GroupScores:
     if criterion not in CRITERIA:
         raise UnknownNameError("criterion", criterion, CRITERIA)
     scores = {group.name: [CRITERIA[criterion](part, subject) for part in group.parts] for group in network.free}
+    blind = [g.name for g in network.free if any(p.shape != (g.channels,) for p in scores[g.name])]
+    if blind:
+        raise PruningError(f"criterion {criterion} has nothing to read in some groups", got=blind, fix="another --criterion")
     bad = [name for name, parts in scores.items() if not all(np.isfinite(p).all() for p in parts)]
     if bad:
         raise PruningError(f"criterion {criterion} gave scores that are not finite", got=bad, fix="check the weights for NaN")

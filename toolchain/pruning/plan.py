@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,7 +44,7 @@ class Amounts(Strict):
 class PruningPlan(Strict):
     """Everything a replay needs, and what was asked beside what was reached."""
 
-    version: int = 1
+    version: Literal[1] = 1
     model_sha256: str
     imgsz: int
     criterion: str
@@ -99,7 +100,9 @@ def make_plan(
         )
     wrong = [f"{p.name}: {p.width}" for p in free if p.width % align and p.channels >= align]
     if wrong:
-        raise AlignmentError(f"widths that are not multiples of {align}", got=wrong)
+        raise AlignmentError(
+            f"widths that are not multiples of {align}", got=wrong, fix="a smaller --align, or a --guard that lets them narrow"
+        )
     dense, kept = {g.name: g.channels for g in network.free}, {p.name: p.width for p in free}
     return PruningPlan(
         model_sha256=model_sha256, imgsz=imgsz, criterion=criterion, strategy=strategy, asked_ratio=asked_ratio, align=align,
@@ -141,7 +144,12 @@ def check_fits(plan: PruningPlan, network: Network, model_sha256: str) -> None:
     if expected != found:
         odd = sorted(set(expected.items()) ^ set(found.items()))
         raise PlanError("the plan's groups are not the network's", got=odd[:6])
+    frozen = {g.name for g in network.groups if g.frozen is not None}
     for group in plan.groups:
+        if group.name in frozen and group.width != group.channels:
+            raise PlanError(
+                "the plan cuts a layer that must keep its channels", got=f"{group.name}: {group.width}/{group.channels}"
+            )
         for kept in group.kept:
             if len(kept) != group.width or sorted(set(kept)) != kept or not kept or kept[0] < 0 or kept[-1] >= group.channels:
                 raise PlanError("kept channels must be rising indices inside the group, as many in each half", got=group.name)
@@ -154,11 +162,13 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         PlanError: the second plan is not of the network the first one leaves.
     """
     after = {g.name: g for g in second.groups}
+    left = {g.name: (g.width, len(g.kept)) for g in first.groups}
+    taken = {g.name: (g.channels, len(g.kept)) for g in second.groups}
+    if left != taken:
+        raise PlanError("the plans do not follow each other", got=sorted(set(left.items()) ^ set(taken.items()))[:6])
     groups = []
     for group in first.groups:
-        then = after.get(group.name)
-        if then is None or then.channels != group.width:
-            raise PlanError("the plans do not follow each other", got=group.name)
+        then = after[group.name]
         kept = [[one[i] for i in two] for one, two in zip(group.kept, then.kept, strict=True)]
         groups.append(group.model_copy(update={"kept": kept}))
     shares = {

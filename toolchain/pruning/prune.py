@@ -15,7 +15,7 @@ from toolchain.pruning.criteria import CRITERIA, NEEDS_IMAGES, Subject, score
 from toolchain.pruning.evidence import Evidence, collect
 from toolchain.pruning.groups import Network, trace
 from toolchain.pruning.plan import PruningPlan, check_fits, make_plan
-from toolchain.selection.strategies import Ask, choose
+from toolchain.selection.strategies import Ask, check_ask, choose
 from toolchain.yolo.blocks import to_prunable
 from toolchain.yolo.checkpoint import LoadedModel, load_model, save_checkpoint
 from toolchain.yolo.dataset import Dataset, load_dataset
@@ -65,17 +65,22 @@ def gather(prunable: Any, dataset: Dataset, imgsz: int, images: int | None, seed
 
 
 def plan_cut(loaded: LoadedModel, request: PruneRequest, dataset: Dataset | None) -> tuple[Any, Network, PruningPlan]:
-    """Score the channels, choose the widths, name the channels that stay.
+    """Score the channels, choose the widths, name the channels that stay. What is asked is checked before the long part.
 
     Raises:
+        UsageError: an unknown criterion, strategy or group, or a ratio out of range.
         PruningError: a criterion that needs images without data, or nothing would be pruned.
     """
+    if request.criterion not in CRITERIA:
+        raise UnknownNameError("criterion", request.criterion, CRITERIA)
+    ask = request.ask()
     prunable, network = analyse(loaded, request.imgsz)
+    check_ask(network, ask, request.strategy)
     evidence = None
     if request.criterion in NEEDS_IMAGES and dataset is not None:
         evidence = gather(prunable, dataset, request.imgsz, request.images, request.seed)
     scores = score(network, Subject(prunable, evidence, request.seed), request.criterion)
-    widths = choose(network, scores, request.ask(), request.strategy)
+    widths = choose(network, scores, ask, request.strategy)
     plan = make_plan(
         network, widths, scores, model_sha256=loaded.sha256, imgsz=request.imgsz, criterion=request.criterion,
         strategy=request.strategy, asked_ratio=request.ratio, align=request.align,
@@ -101,7 +106,7 @@ def prune(
     Args:
         model: detection `.pt` or `.yaml`.
         out: existing folder.
-        request: ignored but for `imgsz` when a plan is replayed.
+        request: ignored when a plan is replayed.
         data: data YAML; needed by taylor and fisher.
         plan_file: replay this plan instead of choosing.
 
@@ -109,8 +114,6 @@ def prune(
         asked and reached shares, multiply-adds and weights before and after, the proofs' differences.
     """
     loaded = load_model(model)
-    if request.criterion not in CRITERIA and plan_file is None:
-        raise UnknownNameError("criterion", request.criterion, CRITERIA)
     dataset = load_dataset(data, class_names=loaded.names) if data is not None else None
     if plan_file is not None:
         plan = PruningPlan.load(plan_file)

@@ -63,7 +63,6 @@ def uniform(network: Network, scores: GroupScores, ask: Ask) -> Widths:
 
 def per_layer(network: Network, scores: GroupScores, ask: Ask) -> Widths:
     """Own ratios for the groups named; `ratio` for the rest."""
-    _check_names(network, ask)
     return {g.name: nearest_width(g, g.channels * (1 - ask.layers.get(g.name, ask.ratio)), ask) for g in network.free}
 
 
@@ -135,27 +134,34 @@ def _greedy(
     return widths
 
 
-def _check_names(network: Network, ask: Ask) -> None:
-    for name in ask.layers:
-        group = network.group(name)
-        if group.frozen:
-            raise ConfigError(f"layer {name} cannot be pruned", got=group.frozen)
-
-
 Strategy = Callable[[Network, GroupScores, Ask], Widths]
 STRATEGIES: dict[str, Strategy] = {
     "uniform": uniform, "per-layer": per_layer, "depth-aware": depth_aware, "global": global_rank, "flops": flops,
 }  # fmt: skip
 
 
-def choose(network: Network, scores: GroupScores, ask: Ask, strategy: str) -> Widths:
-    """Widths of every free group.
+def check_ask(network: Network, ask: Ask, strategy: str) -> None:
+    """What can be known before anything is scored.
 
     Raises:
-        UnknownNameError: no such strategy or layer.
+        UnknownNameError: no such strategy or group.
+        ConfigError: ratios of single groups without `per-layer`, or of a group that cannot be pruned.
     """
     if strategy not in STRATEGIES:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
     if ask.layers and strategy != "per-layer":
         raise ConfigError("ratios of single layers need the per-layer strategy", got=strategy, fix="--strategy per-layer")
+    for name in (*ask.layers, *ask.keep_at_least):
+        group = network.group(name)
+        if group.frozen and name in ask.layers:
+            raise ConfigError(f"layer {name} cannot be pruned", got=group.frozen)
+
+
+def choose(network: Network, scores: GroupScores, ask: Ask, strategy: str) -> Widths:
+    """Widths of every free group.
+
+    Raises:
+        UsageError: what `check_ask` refuses.
+    """
+    check_ask(network, ask, strategy)
     return STRATEGIES[strategy](network, scores, ask)
