@@ -273,12 +273,11 @@ def test_plans_that_do_not_follow_each_other_are_refused() -> None:
     first, other = random_plan(network, 1), random_plan(network, 2)
     with pytest.raises(PlanError, match="do not follow"):
         compose(first, other)
-    cut = {g.name: g.width for g in first.groups}
-    shrunk = replace(network, groups=tuple(replace(g, channels=cut[g.name]) for g in network.groups[:-1]))
-    with pytest.raises(PlanError, match="do not follow"):
-        compose(
-            first, first.model_copy(update={"groups": [g for g in first.groups if g.name in {x.name for x in shrunk.groups}]})
-        )
+    whole = [g.model_copy(update={"channels": g.width, "kept": [list(range(g.width)) for _ in g.kept]}) for g in first.groups]
+    compose(first, first.model_copy(update={"groups": whole}))
+    for groups in (whole[:-1], [*whole, whole[0].model_copy(update={"name": "model.99"})]):
+        with pytest.raises(PlanError, match="do not follow"):
+            compose(first, first.model_copy(update={"groups": groups}))
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------
