@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 _HOME = {
-    "verbs": ("PruneRequest", "bench", "build", "evaluate", "explain", "finetune", "prune", "quantize", "sensitivity"),
+    "verbs": ("PruneRequest", "bench", "build", "evaluate", "explain", "finetune", "profile", "prune", "quantize", "sensitivity"),
     "pipeline": ("run",),
     "config": ("load_config",),
     "report.compare": ("compare_runs",),

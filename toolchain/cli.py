@@ -285,7 +285,7 @@ def quantize(
     data: Data,
     out: Out = Path("runs/int8"),
     imgsz: Imgsz = 640,
-    recipe: Annotated[str, typer.Option("--recipe", help="name in calibration/, or a TOML file")] = "minmax",
+    recipe: Annotated[str, typer.Option("--recipe", help="name in calibration/, or a TOML file")] = "percentile",
     max_drop: Annotated[float, typer.Option("--max-drop", help="mAP50-95 that INT8 may cost")] = 0.01,
     keep_float: Annotated[list[str] | None, typer.Option("--keep-float", help="ONNX nodes (patterns) to leave in float")] = None,
     split: Split = "val",

@@ -70,7 +70,7 @@ class ExportSection(Section):
 
 class Int8Section(Section):
     enabled: bool = True
-    recipe: str = "minmax"
+    recipe: str = "percentile"
     max_drop: float = Field(default=0.01, ge=0)
     keep_float: list[str] = Field(default_factory=list)
 

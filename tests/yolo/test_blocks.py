@@ -55,8 +55,8 @@ def test_split_and_merge_give_the_same_outputs_and_weights(count: int, shortcut:
     before = {key: value.clone() for key, value in stock.state_dict().items()}
     split = split_c2f(stock)
     merged = merge_c2f(split)
-    assert torch.equal(stock(x), split(x))
-    assert torch.equal(stock(x), merged(x))
+    torch.testing.assert_close(stock(x), split(x), rtol=0, atol=1e-5)  # two narrow convs may sum in another order
+    torch.testing.assert_close(stock(x), merged(x), rtol=0, atol=1e-5)  # two narrow convs may sum in another order
     assert same_state(stock, merged)
     assert type(merged) is C2f
     assert merged.c == stock.c
@@ -94,8 +94,9 @@ def test_a_grouped_convolution_is_refused() -> None:
 def test_a_fused_block_with_biases_is_split_and_merged() -> None:
     stock, x = block(), torch.randn(1, 8, 5, 5)
     stock.cv1.conv = nn.Conv2d(8, 16, 1, bias=True)
-    assert torch.equal(stock(x), split_c2f(stock)(x))
-    assert torch.equal(stock(x), merge_c2f(split_c2f(stock))(x))  # type: ignore[arg-type]
+    torch.testing.assert_close(stock(x), split_c2f(stock)(x), rtol=0, atol=1e-5)  # two narrow convs may sum in another order
+    merged = merge_c2f(split_c2f(stock))  # type: ignore[arg-type]
+    torch.testing.assert_close(stock(x), merged(x), rtol=0, atol=1e-5)
 
 
 def test_blocks_inside_other_modules_are_found_and_others_left_alone() -> None:

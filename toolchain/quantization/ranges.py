@@ -37,7 +37,7 @@ class Histogram:
             self.counts[BINS // 2] += values.size  # zeros belong to the bin that starts at zero, whatever the limit becomes
             return
         if self.limit == 0.0:
-            self.limit = float(2.0 ** np.ceil(np.log2(largest)))
+            self.limit = float(2.0 ** max(np.ceil(np.log2(largest)), -100.0))  # BINS / limit must fit float32
         while largest > self.limit:
             self._double()
         index = ((values + np.float32(self.limit)) * np.float32(BINS / (2 * self.limit))).astype(np.int32)
