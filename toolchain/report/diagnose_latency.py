@@ -59,7 +59,7 @@ class LayerTime:
 
     Attributes:
         op: the runtime's name of the operation, e.g. Conv.
-        dense_ms, pruned_ms: mean time of one run.
+        dense_ms, pruned_ms: fastest of the profiled runs: other work on the machine only adds time.
         dense_channels, kept_channels: output channels; None for an operation without any of its own.
         aligned: the kept width is a multiple of what the runtime wants.
         stride: picture pixels per map pixel, if known.
