@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolchain.errors import ToolchainError, UsageError
+from toolchain.errors import ToolchainError
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -48,18 +48,6 @@ def finish(result: dict[str, Any], as_json: bool, text: str) -> None:
         typer.echo(json.dumps(result, default=str))
     else:
         note(text)
-
-
-def ratios(layers: list[str] | None) -> dict[str, float]:
-    """NAME=0.3 flags -> mapping."""
-    found = {}
-    for entry in layers or []:
-        name, _, value = entry.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            raise UsageError("a layer's ratio is NAME=NUMBER", got=entry, fix="--layer model.4.cv1=0.3") from error
-    return found
 
 
 def folder(out: Path) -> Path:
@@ -169,15 +157,16 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Cut channels by dependency groups; writes plan.json and pruned.pt, which plain ultralytics loads."""
-    from toolchain import verbs
+    from toolchain import requests, verbs
     from toolchain.device.target import load_target
     from toolchain.pruning.explain import print_groups
 
     if explain:
         print_groups(verbs.explain(model, imgsz, plan), as_json)
         return
-    request = verbs.prune_request(
-        imgsz=imgsz, ratio=ratio, criterion=criterion, strategy=strategy, layers=verbs.layer_ratios(layers, ratios(layer)),
+    request = requests.prune_request(
+        imgsz=imgsz, ratio=ratio, criterion=criterion, strategy=strategy,
+        layers=requests.layer_ratios(layers, requests.ratios(layer)),
         align=align or load_target(target).channel_alignment, images=images, seed=seed, guard=guard, guard_drop=guard_drop,
     )  # fmt: skip
     result = verbs.prune(model, folder(out), request, data=data, plan_file=plan)
@@ -244,9 +233,9 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune the pruned network itself, distilled from its parent; the same command goes on after a stop."""
-    from toolchain import verbs
+    from toolchain import requests, verbs
 
-    section = verbs.train_section(
+    section = requests.train_section(
         epochs=epochs, batch=batch, lr0=lr0, lrf=lrf, optimizer=optimizer, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
         mosaic=mosaic, close_mosaic=close_mosaic, patience=patience, val_every=val_every, device=device, extra=extra,
         distill={"scores": distill_scores, "boxes": distill_boxes},
@@ -342,12 +331,12 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Latency of engines in turns, one process each, one active at a time; every sample is kept."""
-    from toolchain import verbs
+    from toolchain import requests, verbs
     from toolchain.config import BenchSection
     from toolchain.report.bench_table import bench_table
 
     settings = BenchSection(provider=provider, threads=threads, rounds=rounds, runs=runs, python=python)
-    result = verbs.bench_json(verbs.bench(verbs.labelled(engines), folder(out), host=host, bench=settings))
+    result = verbs.bench_json(verbs.bench(requests.labelled(engines), folder(out), host=host, bench=settings))
     if not as_json:
         from toolchain.progress import console
 

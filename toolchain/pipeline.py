@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolchain import progress, results, verbs
+from toolchain import progress, requests, results, verbs
 from toolchain.config import RunConfig
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.device.target import load_target
@@ -123,7 +123,9 @@ def cut_and_tune(job: Job) -> tuple[Path, PruningPlan]:
     for step in range(1, config.prune.steps + 1):
         last = step == config.prune.steps
         ratio = 1 - (1 - config.prune.ratio) ** (1 / config.prune.steps)
-        cut = cut_stage(job, model, ratio, least, "cut" if config.prune.steps == 1 else f"cut-{step}")
+        left = {group.name: group.width / group.channels for group in (whole.groups if whole else [])}
+        now = {name: min(share / left.get(name, 1.0), 1.0) for name, share in least.items()}
+        cut = cut_stage(job, model, ratio, now, "cut" if config.prune.steps == 1 else f"cut-{step}")
         plan = PruningPlan.load(cut / "plan.json")
         whole = plan if whole is None else compose(whole, plan)
         model = cut / "pruned.pt"
@@ -151,8 +153,9 @@ def guard_stage(job: Job) -> dict[str, float]:
 
 def cut_stage(job: Job, model: Path, ratio: float, least: dict[str, float], name: str) -> Stage:
     config, align = job.config, load_target(job.config.target).channel_alignment
-    section = config.prune.model_copy(update={"ratio": ratio})
-    request = verbs.request_of(section, config.imgsz, align, config.seed, least)
+    layers = {group: 1 - (1 - share) ** (1 / config.prune.steps) for group, share in config.prune.layers.items()}
+    section = config.prune.model_copy(update={"ratio": ratio, "layers": layers})
+    request = requests.request_of(section, config.imgsz, align, config.seed, least)
     return job.stage(
         name,
         lambda out: verbs.prune(model, out, request, data=config.data),

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from toolchain import progress
+from toolchain import progress, requests
 from toolchain.config import BenchSection, ExportSection, Int8Section, TrainSection
 from toolchain.device.bench import bench as bench_engines
 from toolchain.device.bundle import build as build_bundle
 from toolchain.device.infer import infer
 from toolchain.device.profile import profile as profile_engine
 from toolchain.device.results import BenchResult
-from toolchain.errors import AccuracyGateError, ConfigError, UsageError
+from toolchain.errors import AccuracyGateError, UsageError
 from toolchain.pruning.prune import PruneRequest, check_imgsz, explain, prune
 from toolchain.pruning.sensitivity import sensitivity
 from toolchain.stage import write_json
@@ -38,16 +38,6 @@ __all__ = [
 PARITY_IMAGES = 4
 
 
-def train_settings(section: TrainSection, seed: int) -> Any:
-    """Config section -> the trainer's settings."""
-    from toolchain.yolo.distill import DistillWeights
-    from toolchain.yolo.trainer import TrainSettings
-
-    values = section.model_dump()
-    values["distill"] = DistillWeights(**values["distill"])
-    return TrainSettings(**values, seed=seed)
-
-
 def finetune(
     model: Path,
     out: Path,
@@ -62,7 +52,7 @@ def finetune(
     """Train the network itself, distilled from `teacher`; writes `tuned.pt`."""
     from toolchain.yolo.finetune import finetune as stage
 
-    return stage(model, out, data=data, imgsz=imgsz, settings=train_settings(train, seed), teacher=teacher, title=title)
+    return stage(model, out, data=data, imgsz=imgsz, settings=requests.train_settings(train, seed), teacher=teacher, title=title)
 
 
 def export(model: Path, out: Path, *, data: Path | None, imgsz: int, export: ExportSection | None = None) -> dict[str, Any]:
@@ -188,6 +178,8 @@ def build(
     bench: BenchSection | None = None,
 ) -> dict[str, Any]:
     """ONNX -> a bundle whose engine really ran on the host."""
+    from toolchain.export.metadata import class_names
+
     run = bench or BenchSection()
     return build_bundle(
         model,
@@ -202,28 +194,6 @@ def build(
         target=target,
         python=run.python,
     )
-
-
-def class_names(model: Path) -> list[str]:
-    """Class names from the metadata of an exported graph, by class id.
-
-    Raises:
-        ExportError: the file is not one of ours (or ultralytics').
-    """
-    import ast
-
-    import onnx
-
-    from toolchain.errors import ExportError
-    from toolchain.export.metadata import read_metadata
-
-    try:
-        names = ast.literal_eval(read_metadata(onnx.load(model, load_external_data=False))["names"])
-        return [str(names[index]) for index in range(len(names))]
-    except (KeyError, ValueError, SyntaxError) as error:
-        raise ExportError(
-            "the graph does not name its classes", got=f"{model}: {error}", fix="export it with `toolchain export`"
-        ) from error
 
 
 def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
@@ -322,90 +292,9 @@ def evaluate(
     return result
 
 
-def request_of(section: Any, imgsz: int, align: int, seed: int, keep_at_least: Mapping[str, float] | None = None) -> PruneRequest:
-    """Config section -> what to cut."""
-    if section.layers and section.strategy != "per-layer":
-        raise ConfigError(
-            "ratios of single layers need the per-layer strategy", got=section.strategy, fix='strategy = "per-layer"'
-        )
-    return PruneRequest(
-        imgsz=imgsz,
-        ratio=section.ratio,
-        criterion=section.criterion,
-        strategy=section.strategy,
-        align=section.align or align,
-        layers=section.layers,
-        images=section.images,
-        seed=seed,
-        keep_at_least=keep_at_least or {},
-    )
-
-
 def bench_json(result: BenchResult) -> dict[str, Any]:
     """The benchmark as plain JSON."""
     return asdict(result)
-
-
-def prune_request(
-    *, imgsz: int, guard: Path | None = None, guard_drop: float = 0.02, layers: Mapping[str, float] | None = None, **values: Any
-) -> PruneRequest:
-    """Flags -> what to cut; `guard` is the sensitivity.json whose sensitive groups keep more."""
-    from toolchain.pruning.sensitivity import Row
-    from toolchain.pruning.sensitivity import guard as least_shares
-    from toolchain.stage import read_json
-
-    least = {} if guard is None else least_shares([Row(**row) for row in read_json(guard)["rows"]], guard_drop)
-    return PruneRequest(imgsz=imgsz, layers=layers or {}, keep_at_least=least, **values)
-
-
-def layer_ratios(file: Path | None, flags: Mapping[str, float]) -> dict[str, float]:
-    """Ratios of a TOML file (NAME = ratio) under those of flags.
-
-    Raises:
-        ConfigError: the file cannot be read or holds something else.
-    """
-    from toolchain.config import read_toml
-
-    values = {} if file is None else read_toml(file)
-    wrong = {key: value for key, value in values.items() if not isinstance(value, (int, float)) or isinstance(value, bool)}
-    if wrong:
-        raise ConfigError("a layer's ratio must be a number", got=f"{file}: {wrong}", fix='"model.4.cv1" = 0.3')
-    return {**values, **flags}
-
-
-def train_section(*, extra: Sequence[str] | None = None, **values: Any) -> TrainSection:
-    """Flags -> training section; `extra` are NAME=VALUE with YAML values."""
-    import yaml
-    from pydantic import ValidationError
-
-    pairs = {}
-    for entry in extra or ():
-        name, sign, value = entry.partition("=")
-        if not sign:
-            raise UsageError("a training key is NAME=VALUE", got=entry, fix="--set mixup=0.1")
-        pairs[name] = yaml.safe_load(value)
-    try:
-        return TrainSection(extra=pairs, **values)
-    except ValidationError as error:
-        raise ConfigError(
-            "training settings", got="; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        ) from error
-
-
-def labelled(engines: Sequence[str]) -> dict[str, Path]:
-    """LABEL=PATH or PATH -> label -> path; a bare path is labelled by its name.
-
-    Raises:
-        UsageError: two engines with one label.
-    """
-    found: dict[str, Path] = {}
-    for entry in engines:
-        label, sign, path = entry.partition("=")
-        name, file = (label, Path(path)) if sign else (Path(entry).stem, Path(entry))
-        if name in found:
-            raise UsageError("two engines with the same label", got=name, fix="LABEL=PATH")
-        found[name] = file
-    return found
 
 
 def sensitivity_page(result: Mapping[str, Any], out: Path, title: str) -> Path:

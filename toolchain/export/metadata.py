@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
+from pathlib import Path
 
 import onnx
+
+from toolchain.errors import ExportError
 
 
 def detection_metadata(
@@ -29,3 +33,17 @@ def write_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """All metadata properties."""
     return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def class_names(path: Path) -> list[str]:
+    """Class names of an exported graph, by class id.
+
+    Raises:
+        ExportError: the file does not say; it is neither ours nor ultralytics'.
+    """
+    try:
+        names = ast.literal_eval(read_metadata(onnx.load(path, load_external_data=False))["names"])
+        return [str(names[index]) for index in range(len(names))]
+    except (KeyError, ValueError, SyntaxError) as error:
+        fix = "export it with `toolchain export`"
+        raise ExportError("the graph does not name its classes", got=f"{path}: {error}", fix=fix) from error

@@ -1,0 +1,114 @@
+"""From flags and run.toml sections to what the stages are asked: every check of a value a user typed is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.config import PruneSection, TrainSection, read_toml
+from toolchain.errors import ConfigError, UsageError
+from toolchain.pruning.prune import PruneRequest
+from toolchain.stage import read_json
+
+
+def train_settings(section: TrainSection, seed: int) -> Any:
+    """Config section -> the trainer's settings."""
+    from toolchain.yolo.distill import DistillWeights
+    from toolchain.yolo.trainer import TrainSettings
+
+    values = section.model_dump()
+    values["distill"] = DistillWeights(**values["distill"])
+    return TrainSettings(**values, seed=seed)
+
+
+def request_of(
+    section: PruneSection, imgsz: int, align: int, seed: int, keep_at_least: Mapping[str, float] | None = None
+) -> PruneRequest:
+    """Config section -> what to cut."""
+    if section.layers and section.strategy != "per-layer":
+        raise ConfigError(
+            "ratios of single layers need the per-layer strategy", got=section.strategy, fix='strategy = "per-layer"'
+        )
+    return PruneRequest(
+        imgsz=imgsz,
+        ratio=section.ratio,
+        criterion=section.criterion,
+        strategy=section.strategy,
+        align=section.align or align,
+        layers=section.layers,
+        images=section.images,
+        seed=seed,
+        keep_at_least=keep_at_least or {},
+    )
+
+
+def prune_request(
+    *, imgsz: int, guard: Path | None = None, guard_drop: float = 0.02, layers: Mapping[str, float] | None = None, **values: Any
+) -> PruneRequest:
+    """Flags -> what to cut; `guard` is the sensitivity.json whose sensitive groups keep more."""
+    from toolchain.pruning.sensitivity import Row
+    from toolchain.pruning.sensitivity import guard as least_shares
+
+    least = {} if guard is None else least_shares([Row(**row) for row in read_json(guard)["rows"]], guard_drop)
+    return PruneRequest(imgsz=imgsz, layers=layers or {}, keep_at_least=least, **values)
+
+
+def layer_ratios(file: Path | None, flags: Mapping[str, float]) -> dict[str, float]:
+    """Ratios of a TOML file (NAME = ratio) under those of flags.
+
+    Raises:
+        ConfigError: the file cannot be read or holds something else.
+    """
+    values = {} if file is None else read_toml(file)
+    wrong = {key: value for key, value in values.items() if not isinstance(value, (int, float)) or isinstance(value, bool)}
+    if wrong:
+        raise ConfigError("a layer's ratio must be a number", got=f"{file}: {wrong}", fix='"model.4.cv1" = 0.3')
+    return {**values, **flags}
+
+
+def train_section(*, extra: Sequence[str] | None = None, **values: Any) -> TrainSection:
+    """Flags -> training section; `extra` are NAME=VALUE with YAML values."""
+    import yaml
+    from pydantic import ValidationError
+
+    pairs = {}
+    for entry in extra or ():
+        name, sign, value = entry.partition("=")
+        if not sign:
+            raise UsageError("a training key is NAME=VALUE", got=entry, fix="--set mixup=0.1")
+        pairs[name] = yaml.safe_load(value)
+    try:
+        return TrainSection(extra=pairs, **values)
+    except ValidationError as error:
+        raise ConfigError(
+            "training settings", got="; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        ) from error
+
+
+def labelled(engines: Sequence[str]) -> dict[str, Path]:
+    """LABEL=PATH or PATH -> label -> path; a bare path is labelled by its name.
+
+    Raises:
+        UsageError: two engines with one label.
+    """
+    found: dict[str, Path] = {}
+    for entry in engines:
+        label, sign, path = entry.partition("=")
+        name, file = (label, Path(path)) if sign else (Path(entry).stem, Path(entry))
+        if name in found:
+            raise UsageError("two engines with the same label", got=name, fix="LABEL=PATH")
+        found[name] = file
+    return found
+
+
+def ratios(layers: list[str] | None) -> dict[str, float]:
+    """NAME=0.3 flags -> mapping."""
+    found = {}
+    for entry in layers or []:
+        name, _, value = entry.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise UsageError("a layer's ratio is NAME=NUMBER", got=entry, fix="--layer model.4.cv1=0.3") from error
+    return found
