@@ -90,6 +90,7 @@ def sensitivity(
     done = {(row.group, row.kept): row for row in read_rows(out, job)}
     todo = list(_widths(network, ratios, align))
     base: Effect | None = None
+    mend(out / FILE)
     with (out / FILE).open("a") as stream, progress.task("Measuring sensitivity", len(todo), "widths") as bar:
         for name, kept in todo:
             if (name, kept) not in done:
@@ -150,16 +151,23 @@ def measure(module: Any, subset: Dataset, imgsz: int, work: Path) -> Effect:
     return Effect(sum(losses) / count, accuracy.map50_95, iou if iou is None or np.isfinite(iou) else None)
 
 
+def mend(path: Path) -> None:
+    """End a line torn by a kill, so that the next row does not become part of it."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as stream:
+            stream.write("\n")
+
+
 def read_rows(folder: Path, job: dict[str, Any]) -> list[Row]:
     """Whole lines of the same job; a line torn by a kill is ignored."""
     path, rows = folder / FILE, []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
-        except ValueError:
+            if entry.pop("job") == job:
+                rows.append(Row(**entry))
+        except (ValueError, TypeError, KeyError, AttributeError):  # torn, or of another version: measured again
             continue
-        if entry.pop("job") == job:
-            rows.append(Row(**entry))
     return rows
 
 
