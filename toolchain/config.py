@@ -138,6 +138,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError("a section of the file is not a table", got=f"{part} = {values!r}", fix=f"[{part}]")
     values[path[-1]] = value
 
 
