@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from toolchain.errors import ToolchainError
+from toolchain.errors import DiskFullError, RunFolderError, ToolchainError
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -415,6 +416,23 @@ def targets(
         finish(found, as_json, json.dumps(found, indent=1))
 
 
+def fail(error: ToolchainError) -> NoReturn:
+    """The message for people, and the exit code."""
+    from toolchain.progress import console
+
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(error), markup=False, soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+def of_system(error: OSError) -> ToolchainError:
+    """A file that could not be made, read or written, outside a stage."""
+    place = f"{error.filename or 'a file'}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError("no space left", got=place, fix="free some space and run the same command: what is finished stays")
+    return RunFolderError("the system refused a file", got=place, fix="check the path and its rights, or give another --out")
+
+
 def main() -> None:
     """Entry point: errors raised on purpose become a message and their exit code; Ctrl-C keeps what is finished."""
     from toolchain.progress import console
@@ -422,9 +440,9 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except ToolchainError as error:
-        console.print("[bold red]error:[/] ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        fail(error)
+    except OSError as error:
+        fail(of_system(error))
     except (KeyboardInterrupt, typer.Abort):
         console.print("stopped; run the same command again to go on", markup=False)
         sys.exit(130)

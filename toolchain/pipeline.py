@@ -12,12 +12,14 @@ from typing import Any
 
 from toolchain import progress, requests, results, verbs
 from toolchain.config import RunConfig
+from toolchain.device.probe import probe
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError, RunFolderError
 from toolchain.pruning.plan import PruningPlan, compose
-from toolchain.pruning.prune import check_imgsz
+from toolchain.pruning.prune import check_imgsz, check_request
 from toolchain.pruning.sensitivity import Row, guard
+from toolchain.quantization.recipe import load_recipe
 from toolchain.results import DENSE, INT8, PRUNED
 from toolchain.stage import Stage, Stages, file_sha256, read_json, write_json
 from toolchain.yolo.dataset import load_dataset
@@ -95,7 +97,11 @@ def start(config: RunConfig, command: str = "") -> Job:
     check_imgsz(config.imgsz, loaded.stride)
     dataset = load_dataset(config.data, class_names=loaded.names)
     dataset.images(config.split)
-    load_target(config.target)
+    align = load_target(config.target).channel_alignment
+    check_request(loaded, requests.request_of(config.prune, config.imgsz, align, config.seed))
+    requests.check_training(config.train, config.seed)
+    if config.int8.enabled:
+        load_recipe(config.int8.recipe)
     identity = {"model_sha256": loaded.sha256, "data_sha256": dataset.sha256, "imgsz": config.imgsz}
     marker = config.out / "run.json"
     if marker.exists():
@@ -105,6 +111,8 @@ def start(config: RunConfig, command: str = "") -> Job:
             raise RunFolderError(
                 "this run folder was made with other inputs", got=f"{config.out}: {changed} differ", fix="another --out"
             )
+    if not (config.out / "stages" / "bench").exists():
+        probe(config.host, python=config.bench.python)  # hours of training must not end at a host that was never there
     stages = Stages(config.out / "stages")
     write_json(marker, {"identity": identity, "command": command, "config": config.model_dump(mode="json")})
     return Job(config, stages, dataset.sha256, [], command)
@@ -118,12 +126,13 @@ def dense_stage(job: Job) -> Stage:
 def cut_and_tune(job: Job) -> tuple[Path, PruningPlan]:
     """N cuts with a fine-tune after each; equal shares of what is left, so that together they reach the ratio asked."""
     config = job.config
-    model, whole = config.model, None
+    model: Path = config.model
+    whole: PruningPlan | None = None
     least = guard_stage(job) if config.prune.guard > 0 else {}
     for step in range(1, config.prune.steps + 1):
         last = step == config.prune.steps
         ratio = 1 - (1 - config.prune.ratio) ** (1 / config.prune.steps)
-        left = {group.name: group.width / group.channels for group in (whole.groups if whole else [])}
+        left = {} if whole is None else {group.name: group.width / group.channels for group in whole.groups}
         now = {name: min(share / left.get(name, 1.0), 1.0) for name, share in least.items()}
         cut = cut_stage(job, model, ratio, now, "cut" if config.prune.steps == 1 else f"cut-{step}")
         plan = PruningPlan.load(cut / "plan.json")
@@ -244,7 +253,8 @@ def build_stage(job: Job, graphs: dict[str, Path]) -> Stage:
             )
         return {label: file_sha256(out / label / "engine.onnx") for label in graphs}
 
-    return job.stage("build", work, inputs=dict(graphs), params={"host": config.host, "target": config.target})
+    params = {"host": config.host, "target": config.target, **config.bench.model_dump(exclude={"rounds", "runs"})}
+    return job.stage("build", work, inputs=dict(graphs), params=params)
 
 
 def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:

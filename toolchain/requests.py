@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.config import PruneSection, TrainSection, read_toml
-from toolchain.errors import ConfigError, UsageError
+from toolchain.errors import ConfigError, RunFolderError, UsageError
 from toolchain.pruning.prune import PruneRequest
 from toolchain.stage import read_json
 
@@ -20,6 +20,13 @@ def train_settings(section: TrainSection, seed: int) -> Any:
     values = section.model_dump()
     values["distill"] = DistillWeights(**values["distill"])
     return TrainSettings(**values, seed=seed)
+
+
+def check_training(section: TrainSection, seed: int) -> None:
+    """Raises: ConfigError or UnknownNameError for what ultralytics would refuse when training starts."""
+    from toolchain.yolo.trainer import check_settings
+
+    check_settings(train_settings(section, seed).overrides(Path("data.yaml"), 32, Path("run")))
 
 
 def request_of(
@@ -50,7 +57,12 @@ def prune_request(
     from toolchain.pruning.sensitivity import Row
     from toolchain.pruning.sensitivity import guard as least_shares
 
-    least = {} if guard is None else least_shares([Row(**row) for row in read_json(guard)["rows"]], guard_drop)
+    try:
+        least = {} if guard is None else least_shares([Row(**row) for row in read_json(guard)["rows"]], guard_drop)
+    except (KeyError, TypeError, RunFolderError) as error:
+        raise ConfigError(
+            "not a sensitivity measurement", got=f"{guard}: {error}", fix="the sensitivity.json of `toolchain sensitivity`"
+        ) from error
     return PruneRequest(imgsz=imgsz, layers=layers or {}, keep_at_least=least, **values)
 
 

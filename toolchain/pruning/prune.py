@@ -64,23 +64,33 @@ def gather(prunable: Any, dataset: Dataset, imgsz: int, images: int | None, seed
     return collect(prunable, batches, -(-len(indices) // EVIDENCE_BATCH))
 
 
-def plan_cut(loaded: LoadedModel, request: PruneRequest, dataset: Dataset | None) -> tuple[Any, Network, PruningPlan]:
-    """Score the channels, choose the widths, name the channels that stay. What is asked is checked before the long part.
+def check_request(loaded: LoadedModel, request: PruneRequest) -> tuple[Any, Network]:
+    """The prunable form and its groups, once all that can be known before scoring is right.
 
     Raises:
         UsageError: an unknown criterion, strategy or group, or a ratio out of range.
-        PruningError: a criterion that needs images without data, or nothing would be pruned.
     """
     if request.criterion not in CRITERIA:
         raise UnknownNameError("criterion", request.criterion, CRITERIA)
     ask = request.ask()
     prunable, network = analyse(loaded, request.imgsz)
     check_ask(network, ask, request.strategy)
+    return prunable, network
+
+
+def plan_cut(loaded: LoadedModel, request: PruneRequest, dataset: Dataset | None) -> tuple[Any, Network, PruningPlan]:
+    """Score the channels, choose the widths, name the channels that stay.
+
+    Raises:
+        UsageError: what `check_request` refuses.
+        PruningError: a criterion that needs images without data, or nothing would be pruned.
+    """
+    prunable, network = check_request(loaded, request)
     evidence = None
     if request.criterion in NEEDS_IMAGES and dataset is not None:
         evidence = gather(prunable, dataset, request.imgsz, request.images, request.seed)
     scores = score(network, Subject(prunable, evidence, request.seed), request.criterion)
-    widths = choose(network, scores, ask, request.strategy)
+    widths = choose(network, scores, request.ask(), request.strategy)
     plan = make_plan(
         network, widths, scores, model_sha256=loaded.sha256, imgsz=request.imgsz, criterion=request.criterion,
         strategy=request.strategy, asked_ratio=request.ratio, align=request.align,
