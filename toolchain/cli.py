@@ -21,6 +21,7 @@ app = typer.Typer(
     help="A trained YOLO goes in with a device and a budget; a measured engine that meets it comes out.",
 )  # fmt: skip
 
+INTERRUPTED = 130  # exit code after Ctrl-C, by the shells' convention
 Model = Annotated[Path, typer.Argument(help="ultralytics detection .pt or .yaml")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="folder to write into")]
 Data = Annotated[Path, typer.Option("--data", "-d", help="ultralytics data YAML")]
@@ -438,14 +439,17 @@ def main() -> None:
     from toolchain.progress import console
 
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # Typer turns Ctrl-C into a returned exit code
+            raise KeyboardInterrupt
+        sys.exit(code)
     except ToolchainError as error:
         fail(error)
     except OSError as error:
         fail(of_system(error))
     except (KeyboardInterrupt, typer.Abort):
         console.print("stopped; run the same command again to go on", markup=False)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's own usage errors
             error.show()

@@ -122,7 +122,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source} does not describe a run", got=_explain(error)) from error
+        fix = "correct the keys named" if path is not None else "give a run.toml or the flags; see `toolchain run --help`"
+        raise ConfigError(f"{source} does not describe a run", got=_explain(error), fix=fix) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -130,9 +131,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigError("cannot read the file", got=f"{path}: {error.strerror}") from error
+        raise ConfigError("cannot read the file", got=f"{path}: {error.strerror}", fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("the file is not TOML", got=f"{path}: {error}") from error
+        raise ConfigError(
+            "the file is not TOML", got=f"{path}: {error}", fix="one `key = value` a line, text in quotes"
+        ) from error
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

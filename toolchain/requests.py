@@ -93,9 +93,8 @@ def train_section(*, extra: Sequence[str] | None = None, **values: Any) -> Train
     try:
         return TrainSection(extra=pairs, **values)
     except ValidationError as error:
-        raise ConfigError(
-            "training settings", got="; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
-        ) from error
+        got = "; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ConfigError("training settings out of range", got=got, fix="see `toolchain finetune --help`") from error
 
 
 def labelled(engines: Sequence[str]) -> dict[str, Path]:

@@ -201,6 +201,8 @@ def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
     from toolchain.device.bundle import verify
 
     for path in engines.values():
+        if not path.exists():
+            raise UsageError("an engine's file does not exist", got=path, fix="`toolchain export` or `toolchain build` makes one")
         if path.is_dir():
             verify(path)
     return {label: path / "engine.onnx" if path.is_dir() else path for label, path in engines.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from toolchain.errors import ExportError
 
@@ -44,6 +45,6 @@ def class_names(path: Path) -> list[str]:
     try:
         names = ast.literal_eval(read_metadata(onnx.load(path, load_external_data=False))["names"])
         return [str(names[index]) for index in range(len(names))]
-    except (KeyError, ValueError, SyntaxError) as error:
+    except (KeyError, ValueError, SyntaxError, OSError, DecodeError) as error:
         fix = "export it with `toolchain export`"
         raise ExportError("the graph does not name its classes", got=f"{path}: {error}", fix=fix) from error

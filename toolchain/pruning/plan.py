@@ -69,9 +69,11 @@ class PruningPlan(Strict):
         try:
             return PruningPlan.model_validate(json.loads(path.read_bytes()))
         except FileNotFoundError as error:
-            raise PlanError("plan not found", got=path) from error
+            raise PlanError("plan not found", got=path, fix="the plan.json that `toolchain prune` wrote") from error
         except (ValueError, ValidationError) as error:
-            raise PlanError("not a pruning plan", got=f"{path}: {error}") from error
+            raise PlanError(
+                "not a pruning plan", got=f"{path}: {error}", fix="the plan.json that `toolchain prune` wrote"
+            ) from error
 
 
 def make_plan(
@@ -137,7 +139,9 @@ def check_fits(plan: PruningPlan, network: Network, model_sha256: str) -> None:
     """Raises: PlanError when the plan was made for other weights or another network."""
     if plan.model_sha256 != model_sha256:
         raise PlanError(
-            "the plan was made for other weights", got=f"{plan.model_sha256[:12]} in the plan, {model_sha256[:12]} given"
+            "the plan was made for other weights",
+            got=f"{plan.model_sha256[:12]} in the plan, {model_sha256[:12]} given",
+            fix="give the model the plan was made from",
         )
     expected = {g.name: (g.channels, len(g.parts)) for g in network.groups}
     found = {g.name: (g.channels, len(g.kept)) for g in plan.groups}

@@ -227,7 +227,7 @@ def fine_tune(
         TrainingError: the network changed its size, or the loss is not finite.
     """
     if settings.epochs < 1:
-        raise ConfigError("epochs below 1", got=settings.epochs)
+        raise ConfigError("epochs below 1", got=settings.epochs, fix="--epochs 60")
     stay_offline()
     stay_quiet()
     overrides = settings.overrides(data, imgsz, folder)
@@ -252,7 +252,8 @@ def check_settings(overrides: Mapping[str, Any]) -> None:
         get_cfg(overrides=dict(overrides))
         select_device(overrides["device"])
     except (AssertionError, SyntaxError, TypeError, ValueError) as error:
-        raise ConfigError("training settings that ultralytics refuses", got=" ".join(str(error).split())[:400]) from error
+        got = " ".join(str(error).split())[:400]
+        raise ConfigError("a training setting that ultralytics refuses", got=got, fix="correct it, or leave it out") from error
     if str(overrides["optimizer"]).lower() not in {name.lower() for name in OPTIMIZERS}:
         raise UnknownNameError("optimizer", str(overrides["optimizer"]), OPTIMIZERS)
 
