@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError
 from toolchain.measurement.record import Record, append
 from toolchain.pruning.plan import PruningPlan
-from toolchain.report.diagnose import check_map, check_outputs, check_reached, output_facts
+from toolchain.report.diagnose import OutputFacts, check_map, check_outputs, check_reached, output_facts
 from toolchain.report.diagnose_latency import LayerTime, check_int8, check_latency, check_noise
 from toolchain.report.findings import Finding, by_severity
 from toolchain.report.html import write_report
@@ -91,10 +92,22 @@ def profiled(profile: Mapping[str, Any], layers: list[dict[str, Any]], align: in
     return layer_times(dense, pruned, layers, align, imgsz)
 
 
+def alive(dense: OutputFacts, cut: OutputFacts, tuned: OutputFacts) -> list[Finding]:
+    """Whether the final network speaks; a cut that said nothing and was repaired by training is worth knowing, no problem."""
+    findings = check_outputs(dense, tuned)
+    if any(finding.severity != "ok" for finding in findings):
+        return findings
+    silent = [finding for finding in check_outputs(dense, cut) if finding.severity != "ok"]
+    return findings + [
+        replace(f, severity="ok", title=f"Before fine-tuning: {f.title}; training repaired it", next="") for f in silent
+    ]
+
+
 def diagnose(
     plan: PruningPlan,
     dense: Any,
     cut: Any,
+    tuned: Any,
     images: Any,
     accuracy: Mapping[str, Any],
     bench: Mapping[str, Any],
@@ -105,10 +118,9 @@ def diagnose(
     """The user's checklist over what was measured."""
     import torch
 
-    findings: list[Finding] = []
     with torch.no_grad():
-        facts = [output_facts([net(images)[0].numpy()]) for net in (dense.eval(), cut.eval())]
-    findings += check_outputs(*facts)
+        facts = [output_facts([net(images)[0].numpy()]) for net in (dense.eval(), cut.eval(), tuned.eval())]
+    findings = alive(*facts)
     steps = [
         ("dense", accuracy[DENSE]["map50_95"]),
         ("cut", accuracy["cut"]["map50_95"]),
@@ -210,7 +222,16 @@ def write_results(
     layers = conv_layers(dense.module, pruned.module, plan)
     times = profiled(profile, layers, load_target(config.target).channel_alignment, config.imgsz)
     findings = diagnose(
-        plan, dense.module, cut.module, proof_images(dataset, config.imgsz), accuracy, bench, rows, config.int8.max_drop, times
+        plan,
+        dense.module,
+        cut.module,
+        pruned.module,
+        proof_images(dataset, config.imgsz),
+        accuracy,
+        bench,
+        rows,
+        config.int8.max_drop,
+        times,
     )
     stages = {stage.name: stage for stage in job.done}
     tune, int8 = stages.get("tune"), stages.get("int8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.device.samples import Samples
-from toolchain.measurement.stats import Ratio, Summary, ratio_of_rounds, summarize
+from toolchain.measurement.stats import CONTROL_MARGIN, Ratio, Summary, control_holds, ratio_of_rounds, summarize
 
 CV_LIMIT = 0.025  # trtexec warns above it
 DRIFT_LIMIT = 0.02
@@ -133,11 +133,14 @@ def result_of(
         )
     reasons = throttled(sessions)
     same = ratio_of_rounds(by_label[baseline], by_label[control]) if control else None
-    if same is not None and same.low is None:
+    low, high = (same.low, same.high) if same is not None else (None, None)
+    if same is not None and (low is None or high is None):
         reasons.append(f"the control could not be judged: {same.reason}")
-    elif same is not None and not same.contains(1):
-        reasons.append(f"the same engine twice differs: ratio {same.value:.3f} ({same.low:.3f} to {same.high:.3f}) leaves out 1; "
-                       "the machine is too noisy or too busy to compare on")  # fmt: skip
+    elif same is not None and low is not None and high is not None and not control_holds(low, high):
+        reasons.append(
+            f"the same engine twice differs: ratio {same.value:.3f} ({low:.3f} to {high:.3f}) is not within "
+            f"{CONTROL_MARGIN:.0%} of 1; the machine is too noisy or too busy to compare on"
+        )
     last = next((one["state_after"] for one in reversed(sessions) if one["state_after"]), None)
     if last is None:
         reasons.append("no state of the device after the benchmark")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from toolchain.measurement.stats import control_holds
 from toolchain.report.findings import Finding, Severity
 from toolchain.report.variant import Interval
 
@@ -180,7 +181,7 @@ def check_noise(control: Interval | None, *, cv: float | None = None, drift: flo
     """Whether the machine was quiet enough.
 
     Args:
-        control: 95 % interval of the ratio of an engine to itself; must hold 1.
+        control: 95 % interval of the ratio of an engine to itself; see `control_holds`.
         cv: coefficient of variation of the latencies.
         drift: median of the last third over that of the first, minus 1.
     """
@@ -189,9 +190,7 @@ def check_noise(control: Interval | None, *, cv: float | None = None, drift: flo
         numbers = {"A/A interval": f"{control[0]:.3f}–{control[1]:.3f}"}
         step = "Quote no speed-up. End what else runs here, fix the clocks, let the board cool, measure again with more rounds."
         failed = Finding("The same engine twice did not give the same time", "problem", numbers, step)
-        findings.append(
-            Finding("The same engine twice gave the same time", "ok", numbers) if control[0] <= 1 <= control[1] else failed
-        )
+        findings.append(Finding("The same engine twice gave the same time", "ok", numbers) if control_holds(*control) else failed)
     if cv is not None and cv > CV_LIMIT:
         step = "Fix the clocks and end other work; the median and its interval stand, a mean would not."
         findings.append(
