@@ -2,7 +2,8 @@
 
 One process per engine, all loaded before the first round, exactly one working at a time with a pause before each hand-over; the
 order turns round every round, so slow drift of the machine cancels. The first engine is the baseline, and it runs a second time
-in a process of its own as a control: the interval of that ratio must come within 2 % of 1, or the machine is too noisy to compare on.
+in a process of its own as a control: the interval of that ratio must come within 2 % of 1, or the machine is too noisy for a
+comparison.
 """
 
 from __future__ import annotations
