@@ -26,7 +26,8 @@ def check_training(section: TrainSection, seed: int) -> None:
     """Raises: ConfigError or UnknownNameError for what ultralytics would refuse when training starts."""
     from toolchain.yolo.trainer import check_settings
 
-    check_settings(train_settings(section, seed).overrides(Path("data.yaml"), 32, Path("run")))
+    some = section.model_copy(update={"epochs": max(section.epochs, 1)})  # 0 is ours: no fine-tuning
+    check_settings(train_settings(some, seed).overrides(Path("data.yaml"), 32, Path("run")))
 
 
 def request_of(
