@@ -1,9 +1,9 @@
 """Does distillation pay? The same cut network fine-tuned with and without the dense teacher: same epochs, and same time.
 
-    python benchmarks/03_distillation.py --model best.pt --data data.yaml --imgsz 256 --ratio 0.8 --epochs 12 --out runs/distil
+    python benchmarks/03_distillation.py --model best.pt --data data.yaml --imgsz 256 --ratio 0.8 --out runs/distil
 
-Runs already in OUT are kept, so a stopped script goes on. "same time" trains without teacher for as many epochs as the time of the
-distilled run allows. Every run's mAP50-95 is that of its last epoch, so no epoch is picked by its score.
+Runs already in OUT are kept, so a stopped script goes on. "same time" trains without teacher for as many epochs as the time of
+the distilled run allows. Every run's mAP50-95 is that of its last epoch, so no epoch is picked by its score.
 """
 
 from __future__ import annotations
