@@ -167,6 +167,19 @@ def test_two_steps_reach_the_ratio_together_and_are_one_plan(job: Path, tmp_path
     assert work.cut_model == job / "run" / "stages" / "cut-2" / "pruned.pt"
 
 
+def test_guarded_groups_keep_the_share_that_was_measured_in_every_step(job: Path) -> None:
+    flags = {"guard": 0.02, "steps": 2, "step_epochs": 1, "ratio": 0.95}
+    work = pipeline.start(settings(job, train__epochs=0, **{f"prune__{key}": value for key, value in flags.items()}))
+    _, plan = pipeline.cut_and_tune(work)
+    assert [s.name for s in work.done] == ["sensitivity", "cut-1", "tune-1", "cut-2"]
+    least = pipeline.guard_stage(work)
+    assert work.done[-1].reused
+    kept = {g.name: g.width / g.channels for g in plan.groups}
+    assert least
+    assert all(kept[name] >= share for name, share in least.items())
+    assert min(kept[name] for name in least) < 0.5
+
+
 def test_a_refused_int8_is_reported_with_the_rest_and_fails_the_command(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
