@@ -30,7 +30,7 @@ class Task:
             self._bar.update(self._id, advance=step, note=note)
             return
         now = time.monotonic()
-        if now - self._last >= PLAIN_EVERY_S and self.done < self.total:
+        if now - self._last >= PLAIN_EVERY_S and 0 < self.done < self.total:
             self._last = now
             left_s = (now - self._start) / self.done * (self.total - self.done)
             console.print(f"  {self.title}: {self.done}/{self.total} {self.unit}, {left_s:.0f} s left {note}".rstrip())
