@@ -37,9 +37,9 @@ def demo(out: Path, seed: int = 0) -> dict[str, Any]:
         lambda folder: _train(folder, data, train, seed),
         inputs={"data": data.parent},
         params={**train.model_dump(), "seed": seed},
-        keep_outputs=("tuned.pt",),
+        keep_outputs=("dense.pt",),
     )
-    dense = trained / "tuned.pt"
+    dense = trained / "dense.pt"
     progress.note("3/3 the pipeline: prune, distil, export, INT8, build, benchmark, report")
     config = RunConfig(
         model=dense, data=data, imgsz=IMGSZ, out=out, split="test", seed=seed,
@@ -66,4 +66,6 @@ def _train(folder: Path, data: Path, train: TrainSection, seed: int) -> dict[str
     fresh = load_model(Path(ARCHITECTURE), nc=len(names))
     untrained = folder / "untrained.pt"
     save_checkpoint(untrained, fresh.module, names=names, train_args={"imgsz": IMGSZ}, extra={"stage": "untrained"})
-    return finetune(untrained, folder, data=data, imgsz=IMGSZ, train=train, seed=seed, title="Training the dense detector")
+    result = finetune(untrained, folder, data=data, imgsz=IMGSZ, train=train, seed=seed, title="Training the dense detector")
+    (folder / "tuned.pt").rename(folder / "dense.pt")
+    return result
