@@ -70,7 +70,7 @@ def main() -> None:
         scores = score(network, subject, criterion)
         for strategy in STRATEGIES:
             key = f"{criterion}/{strategy}"
-            kept = args.out / f"{criterion}-{strategy}.json"
+            kept = args.out / f"{criterion}-{strategy}-{args.imgsz}-{args.macs}-{args.epochs}-{args.split}.json"
             if not kept.exists():
                 widths, ratio = widths_at(network, scores, strategy, args.macs)
                 plan = make_plan(

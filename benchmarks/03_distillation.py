@@ -28,7 +28,7 @@ OFF = DistillWeights(scores=0, boxes=0)
 
 def train(args: argparse.Namespace, name: str, epochs: int, weights: DistillWeights, seed: int) -> dict[str, Any]:
     """One fine-tune, or what is known of it from before."""
-    kept = args.out / f"{name}.json"
+    kept = args.out / f"{name}-{args.imgsz}-{args.ratio}-{epochs}.json"
     if not kept.exists():
         folder = args.out / name
         shutil.rmtree(folder, ignore_errors=True)  # a run that was cut short has no honest duration
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if not (args.out / "pruned.pt").exists():
+    if not (args.out / "pruned.pt").exists():  # use another --out for another ratio, size or model
         prune(args.model, args.out, PruneRequest(imgsz=args.imgsz, ratio=args.ratio), data=args.data)
     figures: dict[str, Any] = {}
     for seed in args.seeds:
