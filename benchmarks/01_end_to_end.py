@@ -74,7 +74,7 @@ def main() -> None:
         for label, engine in result.engines.items()
     }
     figures = {
-        "rows": rows, "valid": result.valid, "reasons": result.reasons, "control": verbs.bench_json(result)["control"],
+        "rows": rows, "valid": result.valid, "reasons": result.reasons, "control": result.to_json()["control"],
         "split": args.split, "shared_with_train": accuracy["pruned-int8"]["shared_with_train"],
         "reached": summary["prune"]["reached"], "stages": summary["stages"], "wall_s_this_call": whole_s,
         "map_lost": rows["yolo-export-fp32"]["map50_95"] - rows["pruned-int8"]["map50_95"],

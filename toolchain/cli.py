@@ -338,7 +338,7 @@ def bench(
     from toolchain.report.bench_table import bench_table
 
     settings = BenchSection(provider=provider, threads=threads, rounds=rounds, runs=runs, python=python)
-    result = verbs.bench_json(verbs.bench(requests.labelled(engines), folder(out), host=host, bench=settings))
+    result = verbs.bench(requests.labelled(engines), folder(out), host=host, bench=settings).to_json()
     if not as_json:
         from toolchain.progress import console
 

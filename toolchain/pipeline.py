@@ -262,7 +262,7 @@ def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:
     config = job.config
     return job.stage(
         "bench",
-        lambda out: verbs.bench_json(verbs.bench(engines, out, host=config.host, bench=config.bench)),
+        lambda out: verbs.bench(engines, out, host=config.host, bench=config.bench).to_json(),
         inputs=dict(engines),
         params={"host": config.host, **config.bench.model_dump()},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -292,11 +291,6 @@ def evaluate(
         result = accuracy.to_dict() | {"engine": ran.to_json()}
     write_json(out / f"{name}.json", result)
     return result
-
-
-def bench_json(result: BenchResult) -> dict[str, Any]:
-    """The benchmark as plain JSON."""
-    return asdict(result)
 
 
 def sensitivity_page(result: Mapping[str, Any], out: Path, title: str) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import C2f, Conv
+from ultralytics.nn.modules import C2f
 
 from toolchain.errors import RewriteError
 
@@ -185,7 +185,6 @@ def prove_equal(first: nn.Module, second: nn.Module, images: torch.Tensor, what:
 
 __all__ = [
     "REWRITES",
-    "Conv",
     "SplitC2f",
     "head_outputs",
     "max_difference",
