@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from toolchain.agent import probe
-from toolchain.device.messages import Probe, State, check
+from toolchain.device.messages import check
+from toolchain.device.state_messages import Probe, State
 
 PI5 = """processor\t: 0
 BogoMIPS\t: 108.00

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolchain.device.messages import Failure, Hello, InferAnswer, Turn, check, parse_line
+from toolchain.device.engine_messages import InferAnswer, Turn
+from toolchain.device.messages import Failure, Hello, check, parse_line
 from toolchain.errors import ProtocolError
 
 HELLO = {"protocol": 1, "python": "3.6.9", "arch": "aarch64", "pid": 7}

@@ -17,7 +17,8 @@ from tests import tinynet
 from tests.device.lab import Sshd
 from toolchain import errors, verbs
 from toolchain.config import BenchSection
-from toolchain.device.messages import ProfileAnswer, check
+from toolchain.device.engine_messages import ProfileAnswer
+from toolchain.device.messages import check
 from toolchain.device.profile import NodeTime, profile
 from toolchain.device.session import AgentSession
 from toolchain.report.layer_times import layer_times

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from toolchain import progress
-from toolchain.device.messages import BenchAnswer, Probe, State, Turn, check
+from toolchain.device.engine_messages import BenchAnswer, Turn
+from toolchain.device.messages import check
 from toolchain.device.remote import Device, connect
 from toolchain.device.results import BenchResult, result_of
 from toolchain.device.samples import Samples, open_samples
 from toolchain.device.session import AgentSession
+from toolchain.device.state_messages import Probe, State
 from toolchain.errors import ProtocolError, RunFolderError, UsageError
 from toolchain.stage import file_sha256, read_json, write_json
 

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from toolchain.device.engine_messages import BuildAnswer
 from toolchain.device.infer import PROBE_S
-from toolchain.device.messages import BuildAnswer, Probe, check
+from toolchain.device.messages import check
 from toolchain.device.remote import connect
+from toolchain.device.state_messages import Probe
 from toolchain.errors import ModelError, RunFolderError
 from toolchain.stage import file_sha256, read_json, tool_versions, write_json
 

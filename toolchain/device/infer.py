@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from toolchain import progress
-from toolchain.device.messages import InferAnswer, Probe, Progress, check
+from toolchain.device.engine_messages import InferAnswer
+from toolchain.device.messages import Progress, check
 from toolchain.device.remote import connect
+from toolchain.device.state_messages import Probe
 from toolchain.errors import DataError, ProtocolError
 from toolchain.predictions import Predictions
 from toolchain.stage import file_sha256

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolchain.device.messages import Probe, check
+from toolchain.device.messages import check
 from toolchain.device.remote import connect
+from toolchain.device.state_messages import Probe
 
 PROBE_S = 60.0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolchain.device.messages import ProfileAnswer, check
+from toolchain.device.engine_messages import ProfileAnswer
+from toolchain.device.messages import check
 from toolchain.device.remote import connect
 from toolchain.errors import ProtocolError, UsageError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.device.messages import Turn
+from toolchain.device.engine_messages import Turn
 from toolchain.errors import RunFolderError
 from toolchain.stage import read_json, write_json
 

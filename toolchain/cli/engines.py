@@ -1,0 +1,82 @@
+"""Engines where they will live: build, bench, eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.options import AsJson, Data, Host, Imgsz, Out, Provider, Python, Split, Target, Threads, app, finish, folder
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(help=".onnx")],
+    out: Out = Path("runs/bundle"),
+    imgsz: Imgsz = 640,
+    host: Host = "local",
+    target: Target = "host-cpu",
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or int8, for the record")] = "fp32",
+    provider: Provider = "CPUExecutionProvider",
+    threads: Threads = 2,
+    python: Python = None,
+    as_json: AsJson = False,
+) -> None:
+    """A bundle (engine, manifest with hashes) whose engine has really run on the host."""
+    from toolchain import verbs
+    from toolchain.config import BenchSection
+
+    settings = BenchSection(provider=provider, threads=threads, python=python)
+    result = verbs.build(model, out, imgsz=imgsz, host=host, target=target, precision=precision, bench=settings)
+    finish(result, as_json, f"loaded and run on {host}\n{out}")
+
+
+@app.command()
+def bench(
+    engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx files or bundles; the first is the baseline")],
+    out: Out = Path("runs/bench"),
+    host: Host = "local",
+    provider: Provider = "CPUExecutionProvider",
+    threads: Threads = 2,
+    rounds: Annotated[int, typer.Option("--rounds")] = 11,
+    runs: Annotated[int, typer.Option("--runs", help="inferences in a round")] = 20,
+    python: Python = None,
+    as_json: AsJson = False,
+) -> None:
+    """Latency of engines in turns, one process each, one active at a time; every sample is kept."""
+    from toolchain import requests, verbs
+    from toolchain.config import BenchSection
+    from toolchain.report.bench_table import bench_table
+
+    settings = BenchSection(provider=provider, threads=threads, rounds=rounds, runs=runs, python=python)
+    result = verbs.bench(requests.labelled(engines), folder(out), host=host, bench=settings).to_json()
+    if not as_json:
+        from toolchain.progress import console
+
+        console.print(bench_table(result))
+    finish(result, as_json, f"{out / 'bench.json'}")
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help=".pt, .onnx or bundle")],
+    data: Data,
+    out: Out = Path("runs/eval"),
+    imgsz: Imgsz = 640,
+    split: Split = "val",
+    host: Host = "local",
+    python: Python = None,
+    as_json: AsJson = False,
+) -> None:
+    """mAP of a checkpoint, or of an engine's own outputs on the host."""
+    from toolchain import verbs
+    from toolchain.config import BenchSection
+
+    result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, host=host, bench=BenchSection(python=python))
+    shared = " (pictures shared with train)" if result["shared_with_train"] else ""
+    finish(
+        result,
+        as_json,
+        f"{split}{shared}: mAP50 {result['map50']:.4f}, mAP50-95 {result['map50_95']:.4f}, {result['images']} images",
+    )

@@ -1,0 +1,191 @@
+"""One stage of a network: prune, sensitivity, finetune, export, quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.options import (
+    Align,
+    AsJson,
+    Criterion,
+    Data,
+    Host,
+    Imgsz,
+    Layer,
+    MaybeData,
+    Model,
+    Out,
+    Python,
+    Ratio,
+    Seed,
+    Split,
+    Strategy,
+    Target,
+    app,
+    finish,
+    folder,
+)
+
+
+@app.command()
+def prune(
+    model: Model,
+    out: Out = Path("runs/prune"),
+    data: MaybeData = None,
+    imgsz: Imgsz = 640,
+    ratio: Ratio = 0.5,
+    criterion: Criterion = "fisher",
+    strategy: Strategy = "flops",
+    layer: Layer = None,
+    layers: Annotated[Path | None, typer.Option("--layers", help="TOML of NAME = ratio")] = None,
+    align: Align = None,
+    target: Target = "host-cpu",
+    images: Annotated[int | None, typer.Option("--images", help="training images for the scores; default: all")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="replay this plan.json")] = None,
+    guard: Annotated[Path | None, typer.Option("--guard", help="sensitivity.json: sensitive groups keep more")] = None,
+    guard_drop: Annotated[float, typer.Option("--guard-drop", help="mAP a single group may cost")] = 0.02,
+    explain: Annotated[bool, typer.Option("--explain", help="print every group and change nothing")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Cut channels by dependency groups; writes plan.json and pruned.pt, which plain ultralytics loads."""
+    from toolchain import requests, verbs
+    from toolchain.device.target import load_target
+    from toolchain.pruning.explain import print_groups
+
+    if explain:
+        print_groups(verbs.explain(model, imgsz, plan), as_json)
+        return
+    request = requests.prune_request(
+        imgsz=imgsz, ratio=ratio, criterion=criterion, strategy=strategy,
+        layers=requests.layer_ratios(layers, requests.ratios(layer)),
+        align=align or load_target(target).channel_alignment, images=images, seed=seed, guard=guard, guard_drop=guard_drop,
+    )  # fmt: skip
+    result = verbs.prune(model, folder(out), request, data=data, plan_file=plan)
+    reached = result["reached"]
+    finish(
+        result, as_json,
+        f"asked {result['asked_ratio']:.0%} by {result['strategy']}, reached {reached['macs']:.1%} of multiply-adds, "
+        f"{reached['params']:.1%} of weights, {reached['channels']:.1%} of channels\n{out / 'pruned.pt'}\n"
+        f"next: toolchain finetune {out / 'pruned.pt'} --teacher {model} --data DATA.yaml",
+    )  # fmt: skip
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    data: Data,
+    out: Out = Path("runs/sensitivity"),
+    imgsz: Imgsz = 640,
+    criterion: Criterion = "fisher",
+    images: Annotated[int, typer.Option("--images", help="training images to measure on")] = 64,
+    ratio: Annotated[list[float] | None, typer.Option("--ratio", help="pruned shares to try; default 0.25 0.5 0.75")] = None,
+    align: Align = None,
+    target: Target = "host-cpu",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what narrowing each group alone does to loss, mAP and boxes; cached, goes on after a stop."""
+    from toolchain import verbs
+    from toolchain.device.target import load_target
+    from toolchain.pruning.explain import print_sensitivity
+
+    result = verbs.sensitivity(
+        model, folder(out), data=data, imgsz=imgsz, criterion=criterion, images=images, seed=seed,
+        ratios=ratio or (0.25, 0.5, 0.75), align=align or load_target(target).channel_alignment,
+    )  # fmt: skip
+    page = verbs.sensitivity_page(result, out, f"Sensitivity of {model.name}")
+    print_sensitivity(result, as_json)
+    finish(result, as_json, f"{page}\nnext: toolchain prune {model} --guard {out / 'sensitivity.json'} --data {data}")
+
+
+@app.command()
+def finetune(
+    model: Model,
+    data: Data,
+    out: Out = Path("runs/finetune"),
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="dense parent to distil from")] = None,
+    imgsz: Imgsz = 640,
+    epochs: Annotated[int, typer.Option("--epochs")] = 60,
+    batch: Annotated[int, typer.Option("--batch")] = 16,
+    lr0: Annotated[float, typer.Option("--lr0")] = 1e-3,
+    lrf: Annotated[float, typer.Option("--lrf")] = 0.01,
+    optimizer: Annotated[str, typer.Option("--optimizer")] = "AdamW",
+    weight_decay: Annotated[float, typer.Option("--weight-decay")] = 5e-4,
+    warmup_epochs: Annotated[float, typer.Option("--warmup-epochs")] = 1.0,
+    mosaic: Annotated[float, typer.Option("--mosaic")] = 1.0,
+    close_mosaic: Annotated[int, typer.Option("--close-mosaic")] = 10,
+    patience: Annotated[int, typer.Option("--patience", help="epochs without a better mAP before stopping; 0: never")] = 0,
+    val_every: Annotated[int, typer.Option("--val-every")] = 5,
+    distill_scores: Annotated[float, typer.Option("--distill-scores", help="weight; 0 switches it off")] = 1.0,
+    distill_boxes: Annotated[float, typer.Option("--distill-boxes", help="weight; 0 switches it off")] = 1.0,
+    device: Annotated[str, typer.Option("--device", help="cpu, or a CUDA index")] = "cpu",
+    extra: Annotated[list[str] | None, typer.Option("--set", help="any other ultralytics training key: NAME=VALUE")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the pruned network itself, distilled from its parent; the same command goes on after a stop."""
+    from toolchain import requests, verbs
+
+    section = requests.train_section(
+        epochs=epochs, batch=batch, lr0=lr0, lrf=lrf, optimizer=optimizer, weight_decay=weight_decay, warmup_epochs=warmup_epochs,
+        mosaic=mosaic, close_mosaic=close_mosaic, patience=patience, val_every=val_every, device=device, extra=extra,
+        distill={"scores": distill_scores, "boxes": distill_boxes},
+    )  # fmt: skip
+    result = verbs.finetune(model, folder(out), data=data, imgsz=imgsz, train=section, teacher=teacher, seed=seed)
+    best = f"best mAP50-95 {result['best_map50_95']:.4f} at epoch {result['best_epoch']}"
+    finish(
+        result, as_json, f"{best}\n{out / 'tuned.pt'}\nnext: toolchain export {out / 'tuned.pt'} --imgsz {imgsz} --data {data}"
+    )
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Out = Path("runs/export"),
+    data: MaybeData = None,
+    imgsz: Imgsz = 640,
+    opset: Annotated[int, typer.Option("--opset")] = 17,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="leave the batch size free")] = False,
+    simplify: Annotated[bool, typer.Option("--simplify/--no-simplify")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Simplified ONNX, compared with torch on real images before anything goes on."""
+    from toolchain import verbs
+    from toolchain.config import ExportSection
+
+    section = ExportSection(opset=opset, dynamic_batch=dynamic, simplify=simplify)
+    result = verbs.export(model, folder(out), data=data, imgsz=imgsz, export=section)
+    used = result["simplifier"]["used"] or "not simplified"
+    finish(result, as_json, f"{result['nodes']} nodes ({used}), agrees with torch\n{out / 'model.onnx'}")
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="model.onnx of `toolchain export`")],
+    data: Data,
+    out: Out = Path("runs/int8"),
+    imgsz: Imgsz = 640,
+    recipe: Annotated[str, typer.Option("--recipe", help="name in calibration/, or a TOML file")] = "percentile",
+    max_drop: Annotated[float, typer.Option("--max-drop", help="mAP50-95 that INT8 may cost")] = 0.01,
+    keep_float: Annotated[list[str] | None, typer.Option("--keep-float", help="ONNX nodes (patterns) to leave in float")] = None,
+    split: Split = "val",
+    host: Host = "local",
+    python: Python = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """INT8 by Q/DQ from training images; refused when it costs more mAP than allowed."""
+    from toolchain import verbs
+    from toolchain.config import BenchSection, Int8Section
+
+    section = Int8Section(recipe=recipe, max_drop=max_drop, keep_float=keep_float or [])
+    result = verbs.quantize(
+        model, folder(out), data=data, imgsz=imgsz, int8=section, split=split, host=host, seed=seed,
+        bench=BenchSection(python=python),
+    )  # fmt: skip
+    maps = f"mAP50-95 {result['float']['map50_95']:.4f} in float, {result['int8']['map50_95']:.4f} in INT8 ({split})"
+    finish(result, as_json, f"{maps}\n{out / 'model.int8.onnx'}")
