@@ -280,3 +280,15 @@ def test_unknown_operation_is_refused_and_the_agent_goes_on() -> None:
         with pytest.raises(errors.ProtocolError, match="not a file of this session"):
             session.request("get", timeout_s=60, path="/etc/passwd")
         assert session.request("state", timeout_s=60)["time_unix"] > 0
+
+
+def test_root_of_the_devices_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "loadavg").write_text("0.25 0.5 0.75 1/100 4242\n")
+    with connect("local", root=str(tmp_path)) as device, device.session() as session:
+        assert session.request("state", timeout_s=60)["load_average"] == [0.25, 0.5, 0.75]
+    monkeypatch.setenv("EDGE_DEVICE_ROOT", str(tmp_path))
+    with connect("local") as device, device.session() as session:
+        assert session.request("state", timeout_s=60)["load_average"] == [0.25, 0.5, 0.75]
+    with pytest.raises(errors.UsageError, match="absolute"):
+        connect("local", root="sys")

@@ -58,7 +58,7 @@ def load():
             say({"error": {"kind": kind, "text": str(error)}})
             return 1
     sys.path[:] = [entry for entry in sys.path if entry]  # what lies in the home folder must not shadow numpy
-    sys.argv = [path, order["cache"]]
+    sys.argv = [path, order["cache"], order["root"]]
     runpy.run_path(path, run_name="__main__")
     return 0
 

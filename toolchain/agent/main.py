@@ -24,10 +24,13 @@ OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "can
 
 
 class Job:
-    """What an operation gets: its request, the wire, and what earlier requests left in `memory`."""
+    """What an operation gets: its request, the wire, and what earlier requests left in `memory`.
 
-    def __init__(self, request, link, memory, cache):
-        self.request, self.link, self.memory, self.cache = request, link, memory, cache
+    `root` is where /sys, /proc and /etc are read: "/" but in tests.
+    """
+
+    def __init__(self, request, link, memory, cache, root="/"):
+        self.request, self.link, self.memory, self.cache, self.root = request, link, memory, cache, root
 
     def need(self, name, kind):
         """The request's field `name`, which must be of `kind`."""
@@ -53,7 +56,7 @@ def explain(error):
     return "internal", "".join(traceback.format_exception(type(error), error, error.__traceback__)[-6:])
 
 
-def serve(link, cache):
+def serve(link, cache, root="/"):
     memory = {}
     while True:
         request = link.receive()
@@ -65,7 +68,7 @@ def serve(link, cache):
                 raise wire.AgentError("bad_request", "unknown operation %r" % request.get("op"))
             module, function = OPS[request["op"]]
             operation = getattr(importlib.import_module("." + module, __package__), function)
-            link.send({"id": identity, "ok": operation(Job(request, link, memory, cache))})
+            link.send({"id": identity, "ok": operation(Job(request, link, memory, cache, root))})
         except BrokenPipeError:
             return 0
         except Exception as error:  # noqa: BLE001 - every failure is reported to the host, which decides
@@ -77,6 +80,7 @@ def main():
     link = wire.take_over_stdio()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime >= 1.32 writes into the home folder otherwise
     cache = os.path.expanduser(sys.argv[1] if len(sys.argv) > 1 else "~/.cache/edge-toolchain")
+    root = sys.argv[2] if len(sys.argv) > 2 else "/"
     python, arch = platform.python_version(), platform.machine()
     link.send({"hello": {"protocol": wire.PROTOCOL, "python": python, "arch": arch, "pid": os.getpid()}})
-    return serve(link, cache)
+    return serve(link, cache, root)

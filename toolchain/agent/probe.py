@@ -201,8 +201,8 @@ def probe(root="/", cache="/"):
 
 
 def answer(job):
-    return probe(cache=job.cache)
+    return probe(job.root, job.cache)
 
 
 def answer_state(job):
-    return state()
+    return state(job.root)

@@ -33,12 +33,12 @@ class LocalDevice:
 
     name = "local"
 
-    def __init__(self, python: str, cache: str, start_s: float) -> None:
-        self._python, self._cache, self._start_s = python, cache, start_s
+    def __init__(self, python: str, cache: str, start_s: float, root: str = "/") -> None:
+        self._python, self._cache, self._start_s, self._root = python, cache, start_s, root
 
     def session(self) -> AgentSession:
         channel = LocalChannel(self._python, len(agent_package().loader))
-        return AgentSession(channel, self.name, local=True, cache=self._cache, start_s=self._start_s)
+        return AgentSession(channel, self.name, local=True, cache=self._cache, root=self._root, start_s=self._start_s)
 
     def close(self) -> None:
         pass

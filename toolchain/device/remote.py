@@ -46,14 +46,16 @@ WRAPPER = '"$@"; exit $?'  # so that a death by signal is told from a lost link:
 
 
 def connect(
-    host: str, *, python: str | None = None, cache: str | None = None, ssh_config: Path | None = None, start_s: float = START_S
-) -> Device:
+    host: str, *, python: str | None = None, cache: str | None = None, root: str | None = None, ssh_config: Path | None = None,
+    start_s: float = START_S,
+) -> Device:  # fmt: skip
     """A device to open sessions on. Use as a context manager.
 
     Args:
         host: `local`, `user@addr[:port]` or a Host of the ssh config.
         python: command or path of Python there; default `python3`, and for `local` the running interpreter.
         cache: the agent's folder there; default $EDGE_DEVICE_CACHE or ~/.cache/edge-toolchain.
+        root: where the agent reads /sys, /proc and /etc there, for tests; default $EDGE_DEVICE_ROOT or /.
         ssh_config: ssh config file instead of the user's own; default $EDGE_SSH_CONFIG.
         start_s: longest wait for the agent to start.
 
@@ -63,23 +65,26 @@ def connect(
     """
     spec = parse_host(host)
     cache = cache or os.environ.get("EDGE_DEVICE_CACHE") or CACHE
+    root = root or os.environ.get("EDGE_DEVICE_ROOT") or "/"
     python = python or (sys.executable if spec.local else "python3")
     if not spec.local and not PYTHON.fullmatch(python):
         raise UsageError("not a Python command", got=repr(python), fix="a name such as python3 or a path without blanks")
     if not FOLDER.fullmatch(cache):
         raise UsageError("not a folder for the agent", got=repr(cache), fix="an absolute path, or one from ~/")
+    if not root.startswith("/") or not FOLDER.fullmatch(root):
+        raise UsageError("not the root of a device's files", got=repr(root), fix="an absolute path")
     if spec.local:
-        return LocalDevice(python, cache, start_s)
+        return LocalDevice(python, cache, start_s, root)
     config = ssh_config or (Path(os.environ["EDGE_SSH_CONFIG"]) if os.environ.get("EDGE_SSH_CONFIG") else None)
-    return SshDevice(spec, python, cache, config, start_s)
+    return SshDevice(spec, python, cache, config, start_s, root)
 
 
 class SshDevice:
     """A machine reached over SSH with the user's own keys, agent and config."""
 
-    def __init__(self, spec: HostSpec, python: str, cache: str, config: Path | None, start_s: float) -> None:
+    def __init__(self, spec: HostSpec, python: str, cache: str, config: Path | None, start_s: float, root: str = "/") -> None:
         self.name = spec.text
-        self._spec, self._config, self._cache, self._start_s = spec, config, cache, start_s
+        self._spec, self._config, self._cache, self._start_s, self._root = spec, config, cache, start_s, root
         words = ["sh", "-c", WRAPPER, "edge", python, "-c", ONE_LINER, str(len(agent_package().loader))]
         self._command = " ".join(shlex.quote(word) for word in words)
         self._loop = Loop()
@@ -113,7 +118,7 @@ class SshDevice:
             raise ConnectionLostError(f"{self.name}: the link was cut", got=str(error)) from error
         self._sessions += 1
         channel = SshChannel(self._loop, process)
-        return AgentSession(channel, self.name, local=False, cache=self._cache, start_s=self._start_s)
+        return AgentSession(channel, self.name, local=False, cache=self._cache, root=self._root, start_s=self._start_s)
 
     def close(self) -> None:
         """End the links, and with them every process still on them."""

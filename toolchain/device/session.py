@@ -35,16 +35,19 @@ class AgentSession:
         host: name for error texts.
         local: files need not travel.
         cache: the agent's folder on the device.
+        root: where the agent reads /sys, /proc and /etc.
 
     Raises:
         RuntimeMissingError, RemoteTimeoutError, ProtocolError, ConnectionLostError, OutOfMemoryError, DiskFullError
     """
 
-    def __init__(self, channel: Channel, host: str, *, local: bool, cache: str = CACHE, start_s: float = START_S) -> None:
+    def __init__(
+        self, channel: Channel, host: str, *, local: bool, cache: str = CACHE, root: str = "/", start_s: float = START_S
+    ) -> None:
         self._channel, self.host, self._local = channel, host, local
         self._buffer, self._noise, self._id, self._open = bytearray(), bytearray(), 0, True
         try:
-            self.hello = self._start(agent_package(), cache, start_s)
+            self.hello = self._start(agent_package(), cache, root, start_s)
         except BaseException:
             self.kill()
             raise
@@ -146,11 +149,11 @@ class AgentSession:
             self._open = False
             self._channel.kill()
 
-    def _start(self, package: AgentPackage, cache: str, start_s: float) -> Hello:
+    def _start(self, package: AgentPackage, cache: str, root: str, start_s: float) -> Hello:
         self._write(package.loader, "start", start_s)
         if "loader" not in self._message("start", start_s):
             self._broken(ProtocolError(f"{self.host}, start: the loader did not announce itself"))
-        order = {"cache": cache, "sha256": package.sha256, "size": len(package.data)}
+        order = {"cache": cache, "root": root, "sha256": package.sha256, "size": len(package.data)}
         self._write(json.dumps(order).encode() + b"\n", "start", start_s)
         message = self._message("start", start_s)
         if "need" in message:
