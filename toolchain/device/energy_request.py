@@ -1,0 +1,82 @@
+"""What an energy measurement is asked to be: how long its phases, how often, by which meter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from toolchain.errors import UsageError
+
+METERS = ("csv", "http", "command")
+MARKER_S = (3.0, 3.35, 3.7)  # three bursts of unequal length: a meter that reads once a second meets their edges at other phases
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of each phase of one repeat: idle, lead-in, window, run-on, idle; with a meter of its own clock marker bursts first.
+
+    Attributes:
+        window_s: the least; `updates` of the sensor make it longer where it refreshes slowly.
+        updates: the window holds at least so many of the sensor's refreshes.
+        run_on_s: load after the window, so that a small clock error still samples load.
+    """
+
+    idle_s: float
+    lead_in_s: float
+    window_s: float
+    updates: int
+    run_on_s: float
+    marker_s: tuple[float, ...] = MARKER_S
+
+    def window_for(self, refresh_s: float | None) -> float:
+        """Length of the window for a sensor of this refresh."""
+        return max(self.window_s, self.updates * (refresh_s or 0.0))
+
+
+PROFILES = {
+    "search": Phases(idle_s=10.0, lead_in_s=3.0, window_s=20.0, updates=50, run_on_s=1.0),
+    "report": Phases(idle_s=30.0, lead_in_s=5.0, window_s=60.0, updates=100, run_on_s=1.0),
+}
+
+
+@dataclass(frozen=True)
+class EnergyRequest:
+    """How energy is to be measured.
+
+    Attributes:
+        profile: `report` for figures to quote, `search` for a quick comparison (marked so).
+        meter: None for the target's own sensor; `csv:PATH`, `http:URL#json.path[*scale]` or `command:WORDS` for an external one.
+        meter_scope: what an external meter sees.
+        repeats: windows of every engine; 3 to 5 are usual, 6 give a 95 % interval.
+        phases: other lengths than the profile's, for tests; recorded with the result.
+
+    Raises:
+        UsageError: a value that is none of these.
+    """
+
+    profile: Literal["search", "report"] = "report"
+    meter: str | None = None
+    meter_scope: Literal["dc_input", "ac_wall"] = "ac_wall"
+    repeats: int = 3
+    phases: Phases | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise UsageError("not an energy profile", got=repr(self.profile), fix=f"one of {', '.join(PROFILES)}")
+        if not 1 <= self.repeats <= 100:
+            raise UsageError("repeats must be 1 to 100", got=self.repeats, fix="3 to 5 are usual")
+        if self.meter is not None and self.meter.partition(":")[0] not in METERS:
+            fix = "csv:PATH, http:URL#json.path or command:WORDS"
+            raise UsageError("not a meter", got=repr(self.meter), fix=fix)
+        lengths = asdict(self.lengths)
+        if any(not 0 < value < 7200 for key, value in lengths.items() if key not in ("marker_s", "run_on_s", "updates")):
+            raise UsageError("a phase must last 0 to 7200 seconds", got=lengths)
+
+    @property
+    def lengths(self) -> Phases:
+        """The phases in force."""
+        return self.phases or PROFILES[self.profile]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return {**asdict(self), "phases": asdict(self.lengths)}
