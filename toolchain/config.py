@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolchain.device.settings import On
 from toolchain.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -82,6 +83,10 @@ class BenchSection(Section):
     rounds: int = Field(default=11, ge=1)
     runs: int = Field(default=20, ge=1)
     python: str | None = None
+
+    def on(self, host: str = "local", target: str | None = None) -> On:
+        """The device, and how engines run there."""
+        return On(host, self.runtime, self.provider, self.threads, self.python, target)
 
 
 class RunConfig(Section):

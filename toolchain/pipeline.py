@@ -14,6 +14,7 @@ from toolchain import progress, requests, results, verbs
 from toolchain.config import RunConfig
 from toolchain.device.probe import probe
 from toolchain.device.profile import RUNTIMES as PROFILED
+from toolchain.device.settings import On
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError, RunFolderError
 from toolchain.pruning.plan import PruningPlan, compose
@@ -55,6 +56,11 @@ class Job:
         """Multiply-adds of one picture, dense and pruned."""
         cuts = [stage for stage in self.done if stage.name.startswith("cut")]
         return cuts[0].result["macs_dense"], cuts[-1].result["macs"]
+
+    @property
+    def on(self) -> On:
+        """Where the engines run."""
+        return self.config.bench.on(self.config.host, self.config.target)
 
     @property
     def work(self) -> Path:
@@ -221,8 +227,7 @@ def int8_stage(job: Job, graph: Path) -> tuple[Path | None, AccuracyGateError | 
                 imgsz=config.imgsz,
                 int8=config.int8,
                 split=config.split,
-                host=config.host,
-                bench=config.bench,
+                on=job.on,
                 seed=config.seed,
                 work=job.work,
             ),
@@ -242,15 +247,8 @@ def build_stage(job: Job, graphs: dict[str, Path]) -> Stage:
 
     def work(out: Path) -> dict[str, Any]:
         for label, graph in graphs.items():
-            verbs.build(
-                graph,
-                out / label,
-                imgsz=config.imgsz,
-                host=config.host,
-                target=config.target,
-                precision="int8" if label == INT8 else "fp32",
-                bench=config.bench,
-            )
+            precision = "int8" if label == INT8 else "fp32"
+            verbs.build(graph, out / label, imgsz=config.imgsz, on=job.on, precision=precision)
         return {label: file_sha256(out / label / "engine.onnx") for label in graphs}
 
     params = {"host": config.host, "target": config.target, **config.bench.model_dump(exclude={"rounds", "runs"})}
@@ -262,7 +260,7 @@ def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:
     config = job.config
     return job.stage(
         "bench",
-        lambda out: verbs.bench(engines, out, host=config.host, bench=config.bench).to_json(),
+        lambda out: verbs.bench(engines, out, on=job.on, rounds=config.bench.rounds, runs=config.bench.runs).to_json(),
         inputs=dict(engines),
         params={"host": config.host, **config.bench.model_dump()},
     )
@@ -277,7 +275,7 @@ def profile_stage(job: Job, engines: dict[str, Path]) -> dict[str, Any]:
     pair = {label: engines[label] for label in (DENSE, PRUNED)}
     return job.stage(
         "profile",
-        lambda out: verbs.profile(pair, out, host=config.host, bench=config.bench, imgsz=config.imgsz),
+        lambda out: verbs.profile(pair, out, on=job.on, imgsz=config.imgsz),
         inputs=dict(pair),
         params={"host": config.host, **config.bench.model_dump(exclude={"rounds", "runs"})},
     ).result
@@ -296,8 +294,7 @@ def accuracy_stage(job: Job, engines: dict[str, Path], model: Path) -> Stage:
                 data=config.data,
                 imgsz=config.imgsz,
                 split=config.split,
-                host=config.host,
-                bench=config.bench,
+                on=job.on,
                 name=label,
             )
             for label, path in subjects.items()

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 from tests import tinynet
-from tests.device.lab import script
+from tests.lab.sshd import script
 from toolchain import errors
 from toolchain.device import bundle
 from toolchain.device.bench import bench
 from toolchain.device.infer import infer
 from toolchain.device.remote import connect
 from toolchain.device.session import AgentSession
+from toolchain.device.settings import On
 from toolchain.predictions import Predictions, candidates
 
-QUICK: dict[str, Any] = {"threads": 1, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 60.0}
+ONE = On(threads=1)
+QUICK: dict[str, Any] = {"on": ONE, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 60.0}
 
 
 def load_samples(out: Path) -> dict[str, Any]:
@@ -113,11 +115,11 @@ def test_bench_with_few_rounds_does_not_pass_the_control(engines: dict[str, Path
 
 @pytest.mark.parametrize(
     "change",
-    [{"rounds": 0}, {"runs": 0}, {"threads": 0}, {"warmup_s": -1.0}, {"warmup_runs": -1}],
+    [{"rounds": 0}, {"runs": 0}, {"on": On(threads=0)}, {"warmup_s": -1.0}, {"warmup_runs": -1}],
     ids=lambda change: next(iter(change)),
 )
 def test_bench_refuses_bad_counts(engines: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(errors.UsageError, match=next(iter(change))):
+    with pytest.raises(errors.UsageError, match=next(iter(change)).replace("on", "threads")):
         bench(engines, tmp_path / "out", **{**QUICK, **change})
 
 
@@ -130,7 +132,7 @@ def test_bench_refuses_bad_labels(engines: dict[str, Path], tmp_path: Path, labe
 @pytest.mark.parametrize("batch", [1, 4, "batch"])
 def test_infer_gives_what_the_network_gives(images: Path, tmp_path: Path, batch: int | str) -> None:
     engine = tinynet.save_detector(tmp_path / "engine.onnx", batch=batch, size="side")
-    result = infer(engine, images, tmp_path / "out.npz", threads=1)
+    result = infer(engine, images, tmp_path / "out.npz", ONE)
     found = Predictions.load(tmp_path / "out.npz")
     rows, counts = candidates(tinynet.expected(np.load(images)))
     np.testing.assert_array_equal(found.counts, counts)
@@ -147,7 +149,7 @@ def test_infer_gives_what_the_network_gives(images: Path, tmp_path: Path, batch:
 def test_infer_refuses_wrong_outputs(images: Path, tmp_path: Path, network: dict[str, Any], kind: type[Exception]) -> None:
     engine = tinynet.save_detector(tmp_path / "engine.onnx", **network)
     with pytest.raises(kind):
-        infer(engine, images, tmp_path / "out.npz", threads=1)
+        infer(engine, images, tmp_path / "out.npz", ONE)
     assert not (tmp_path / "out.npz").exists()
 
 
@@ -163,9 +165,9 @@ def test_infer_refuses_wrong_pictures(engines: dict[str, Path], tmp_path: Path) 
 
 def test_provider_that_is_not_there(engines: dict[str, Path], images: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.ProviderError, match="CPUExecutionProvider"):
-        infer(engines["one"], images, tmp_path / "out.npz", provider="CUDAExecutionProvider")
+        infer(engines["one"], images, tmp_path / "out.npz", On(provider="CUDAExecutionProvider"))
     with pytest.raises(errors.ProviderError):
-        bench(engines, tmp_path / "out", provider="TensorrtExecutionProvider", **QUICK)
+        bench(engines, tmp_path / "out", **{**QUICK, "on": On(provider="TensorrtExecutionProvider")})
 
 
 def test_engine_that_cannot_be_loaded(images: Path, tmp_path: Path) -> None:
@@ -175,8 +177,8 @@ def test_engine_that_cannot_be_loaded(images: Path, tmp_path: Path) -> None:
 
 
 def test_bundle(engines: dict[str, Path], tmp_path: Path) -> None:
-    about: dict[str, Any] = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32", "target": "host-cpu", "threads": 1}
-    manifest = bundle.build(engines["one"], tmp_path / "bundle", **about)
+    about: dict[str, Any] = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32"}
+    manifest = bundle.build(engines["one"], tmp_path / "bundle", ONE, **about)
     assert bundle.verify(tmp_path / "bundle") == json.loads(json.dumps(manifest))
     assert manifest["inputs"] == [{"name": "images", "shape": [1, 3, 32, 32], "type": "float32"}]
     assert manifest["tried"]["output_shapes"] == [[1, 7, 16]]
@@ -193,9 +195,9 @@ def test_bundle(engines: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"labels": ["a"]}, {"imgsz": 64}], ids=["labels", "imgsz"])
 def test_bundle_that_does_not_fit_its_description(engines: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
-    about = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32", "target": "host-cpu", **change}
+    about = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32", **change}
     with pytest.raises(errors.ModelError):
-        bundle.build(engines["one"], tmp_path / "bundle", **about)
+        bundle.build(engines["one"], tmp_path / "bundle", ONE, **about)
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
@@ -259,7 +261,7 @@ def test_python_that_is_not_there(tmp_path: Path) -> None:
 def test_python_without_numpy_and_runtime(engines: dict[str, Path], images: Path, tmp_path: Path) -> None:
     bare = script(tmp_path / "python", 'exec {python} -S "$@"')
     with pytest.raises(errors.RuntimeMissingError, match="numpy"):
-        infer(engines["one"], images, tmp_path / "out.npz", python=bare)
+        infer(engines["one"], images, tmp_path / "out.npz", On(python=bare))
     with connect("local", python=bare) as device, device.session() as session:
         found = session.request("probe", timeout_s=60)
     assert found["runtimes"] == {"onnxruntime": None}

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 
 from tests import tinynet
-from tests.device.lab import Sshd, keygen, script
+from tests.lab.sshd import Sshd, keygen, script
 from toolchain import errors
 from toolchain.device import agent_package, bundle
 from toolchain.device import session as session_module
 from toolchain.device.bench import bench
 from toolchain.device.infer import infer
 from toolchain.device.remote import connect
+from toolchain.device.settings import On
 from toolchain.predictions import Predictions, candidates
 
 pytestmark = pytest.mark.ssh
-PLACE: dict[str, Any] = {"host": "dev", "python": sys.executable}
-QUICK: dict[str, Any] = {"threads": 1, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 60.0, **PLACE}
+PLACE = On("dev", threads=1, python=sys.executable, target="host-cpu")
+QUICK: dict[str, Any] = {"on": PLACE, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 60.0}
 
 
 def test_bench(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_bench_goes_on_after_the_link_was_cut(dev: Sshd, engines: dict[str, Path
 
 
 def test_infer(dev: Sshd, engines: dict[str, Path], images: Path, tmp_path: Path) -> None:
-    result = infer(engines["one"], images, tmp_path / "out.npz", threads=1, **PLACE)
+    result = infer(engines["one"], images, tmp_path / "out.npz", PLACE)
     rows, counts = candidates(tinynet.expected(np.load(images)))
     found = Predictions.load(tmp_path / "out.npz")
     np.testing.assert_array_equal(found.counts, counts)
@@ -74,8 +75,8 @@ def test_infer(dev: Sshd, engines: dict[str, Path], images: Path, tmp_path: Path
 
 
 def test_build(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
-    about: dict[str, Any] = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32", "target": "host-cpu"}
-    bundle.build(engines["one"], tmp_path / "bundle", **PLACE, **about)
+    about: dict[str, Any] = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32"}
+    bundle.build(engines["one"], tmp_path / "bundle", PLACE, **about)
     bundle.verify(tmp_path / "bundle")
 
 
@@ -206,7 +207,7 @@ def test_python_that_is_no_command(dev: Sshd, python: str) -> None:
 def test_runtime_missing(dev: Sshd, engines: dict[str, Path], images: Path, tmp_path: Path) -> None:
     bare = script(tmp_path / "python", 'exec {python} -S "$@"')
     with pytest.raises(errors.RuntimeMissingError):
-        infer(engines["one"], images, tmp_path / "out.npz", host="dev", python=bare)
+        infer(engines["one"], images, tmp_path / "out.npz", On("dev", python=bare))
 
 
 def test_agent_that_never_starts(dev: Sshd, tmp_path: Path) -> None:

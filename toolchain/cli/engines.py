@@ -25,10 +25,10 @@ def build(
 ) -> None:
     """A bundle (engine, manifest with hashes) whose engine has really run on the host."""
     from toolchain import verbs
-    from toolchain.config import BenchSection
+    from toolchain.device.settings import On
 
-    settings = BenchSection(provider=provider, threads=threads, python=python)
-    result = verbs.build(model, out, imgsz=imgsz, host=host, target=target, precision=precision, bench=settings)
+    on = On(host=host, provider=provider, threads=threads, python=python, target=target)
+    result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision)
     finish(result, as_json, f"loaded and run on {host}\n{out}")
 
 
@@ -46,11 +46,11 @@ def bench(
 ) -> None:
     """Latency of engines in turns, one process each, one active at a time; every sample is kept."""
     from toolchain import requests, verbs
-    from toolchain.config import BenchSection
+    from toolchain.device.settings import On
     from toolchain.report.bench_table import bench_table
 
-    settings = BenchSection(provider=provider, threads=threads, rounds=rounds, runs=runs, python=python)
-    result = verbs.bench(requests.labelled(engines), folder(out), host=host, bench=settings).to_json()
+    on = On(host=host, provider=provider, threads=threads, python=python)
+    result = verbs.bench(requests.labelled(engines), folder(out), on=on, rounds=rounds, runs=runs).to_json()
     if not as_json:
         from toolchain.progress import console
 
@@ -71,9 +71,9 @@ def evaluate(
 ) -> None:
     """mAP of a checkpoint, or of an engine's own outputs on the host."""
     from toolchain import verbs
-    from toolchain.config import BenchSection
+    from toolchain.device.settings import On
 
-    result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, host=host, bench=BenchSection(python=python))
+    result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=On(host=host, python=python))
     shared = " (pictures shared with train)" if result["shared_with_train"] else ""
     finish(
         result,

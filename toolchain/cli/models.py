@@ -180,12 +180,13 @@ def quantize(
 ) -> None:
     """INT8 by Q/DQ from training images; refused when it costs more mAP than allowed."""
     from toolchain import verbs
-    from toolchain.config import BenchSection, Int8Section
+    from toolchain.config import Int8Section
+    from toolchain.device.settings import On
 
     section = Int8Section(recipe=recipe, max_drop=max_drop, keep_float=keep_float or [])
     result = verbs.quantize(
-        model, folder(out), data=data, imgsz=imgsz, int8=section, split=split, host=host, seed=seed,
-        bench=BenchSection(python=python),
+        model, folder(out), data=data, imgsz=imgsz, int8=section, split=split, seed=seed,
+        on=On(host=host, python=python),
     )  # fmt: skip
     maps = f"mAP50-95 {result['float']['map50_95']:.4f} in float, {result['int8']['map50_95']:.4f} in INT8 ({split})"
     finish(result, as_json, f"{maps}\n{out / 'model.int8.onnx'}")

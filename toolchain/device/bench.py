@@ -22,6 +22,7 @@ from toolchain.device.remote import Device, connect
 from toolchain.device.results import BenchResult, result_of
 from toolchain.device.samples import Samples, open_samples
 from toolchain.device.session import AgentSession
+from toolchain.device.settings import HERE, On
 from toolchain.device.state_messages import Probe, State
 from toolchain.errors import ProtocolError, RunFolderError, UsageError
 from toolchain.stage import file_sha256, read_json, write_json
@@ -34,9 +35,8 @@ SESSIONS = "sessions.json"
 
 
 def bench(
-    engines: Mapping[str, Path], out: Path, *, host: str = "local", runtime: str = "onnxruntime",
-    provider: str = "CPUExecutionProvider", threads: int = 2, rounds: int = 11, runs: int = 20, warmup_runs: int = 20,
-    warmup_s: float = 1.0, aa_control: bool = True, timeout_s: float = 600.0, python: str | None = None, imgsz: int | None = None,
+    engines: Mapping[str, Path], out: Path, on: On = HERE, *, rounds: int = 11, runs: int = 20, warmup_runs: int = 20,
+    warmup_s: float = 1.0, aa_control: bool = True, timeout_s: float = 600.0, imgsz: int | None = None,
 ) -> BenchResult:  # fmt: skip
     """Measure every engine in `rounds` rounds of `runs` inferences each.
 
@@ -45,11 +45,10 @@ def bench(
     Args:
         engines: label -> file; the first is the baseline of the ratios.
         out: folder for samples/LABEL.json (every sample), bench.json (the result) and what is needed to go on later.
-        threads: threads of the runtime inside one inference.
+        on: device, runtime, threads.
         warmup_runs, warmup_s: both must be reached before the first round.
         aa_control: measure the baseline a second time; without it the result says so.
         timeout_s: longest wait for loading, or for one turn.
-        python: command of Python on the device.
         imgsz: side of the picture, for engines that take any.
 
     Returns:
@@ -60,21 +59,20 @@ def bench(
         RunFolderError: `out` holds a benchmark of other engines, settings or another device.
         DeviceError and its kinds; rounds measured before are kept.
     """
-    _check(engines, threads=threads, rounds=rounds, runs=runs, warmup_runs=warmup_runs, warmup_s=warmup_s)
+    _check(engines, threads=on.threads, rounds=rounds, runs=runs, warmup_runs=warmup_runs, warmup_s=warmup_s)
     baseline = next(iter(engines))
     files = {**engines, **({baseline + CONTROL: engines[baseline]} if aa_control else {})}
-    settings = {"runtime": runtime, "provider": provider, "threads": threads}
     warmup = {"warmup_runs": warmup_runs, "warmup_s": float(warmup_s), "imgsz": imgsz}
-    identity = {**settings, **warmup, "host": host, "runs": runs}
+    identity = {**on.engine_fields(), **warmup, "host": on.host, "runs": runs}
     samples = open_samples(out, {label: file_sha256(path) for label, path in files.items()}, identity)
     sessions: list[dict[str, Any]] = read_json(out / SESSIONS) if (out / SESSIONS).exists() else []
     missing = rounds - len(samples[0].rounds)
     if missing > 0 or not sessions or sessions[-1]["state_after"] is None:
-        with connect(host, python=python) as device, ExitStack() as stack:
+        with connect(on.host, python=on.python) as device, ExitStack() as stack:
             watcher = stack.enter_context(device.session())
             this = _begin(watcher, sessions)
             if missing > 0:
-                agents = _load(device, stack, files, {**settings, **warmup}, timeout_s + warmup_s, this)
+                agents = _load(device, stack, files, {**on.engine_fields(), **warmup}, timeout_s + warmup_s, this)
                 sessions.append(this)
                 write_json(out / SESSIONS, sessions)
                 with progress.task(f"Timing on {device.name}", total=missing, unit="rounds") as task:

@@ -10,6 +10,7 @@ from toolchain.device.engine_messages import BuildAnswer
 from toolchain.device.infer import PROBE_S
 from toolchain.device.messages import check
 from toolchain.device.remote import connect
+from toolchain.device.settings import HERE, On
 from toolchain.device.state_messages import Probe
 from toolchain.errors import ModelError, RunFolderError
 from toolchain.stage import file_sha256, read_json, tool_versions, write_json
@@ -27,18 +28,16 @@ def _preprocessing(imgsz: int) -> dict[str, Any]:
 
 
 def build(
-    onnx: Path, out: Path, *, host: str = "local", runtime: str = "onnxruntime", provider: str = "CPUExecutionProvider",
-    threads: int = 2, labels: list[str], imgsz: int, precision: str, target: str, python: str | None = None,
-    timeout_s: float = 600.0,
-) -> dict[str, Any]:  # fmt: skip
+    onnx: Path, out: Path, on: On = HERE, *, labels: list[str], imgsz: int, precision: str, timeout_s: float = 600.0
+) -> dict[str, Any]:
     """Copy the graph to out/engine.onnx, load and run it on the host, write out/manifest.json.
 
     Args:
         onnx: the graph.
+        on: device, runtime, threads; its target is kept for the record.
         labels: class names, as many as the output has score rows.
         imgsz: side of the square input, pixels.
         precision: fp32, fp16 or int8, for the record.
-        target: name of the target, for the record.
         timeout_s: longest wait for loading or for the first inference.
 
     Returns:
@@ -51,22 +50,16 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     engine = out / ENGINE
     shutil.copyfile(onnx, engine)
-    with connect(host, python=python) as device, device.session() as session:
+    with connect(on.host, python=on.python) as device, device.session() as session:
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
-        settings: dict[str, Any] = {
-            "path": session.put(engine),
-            "runtime": runtime,
-            "provider": provider,
-            "threads": threads,
-            "imgsz": imgsz,
-        }
-        ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, **settings))
+        fields: dict[str, Any] = {"path": session.put(engine), "imgsz": imgsz, **on.engine_fields()}
+        ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, **fields))
     _fits(ran, imgsz, len(labels))
     manifest = {
         "format": FORMAT,
         "files": {ENGINE: {"sha256": file_sha256(engine), "size_bytes": engine.stat().st_size}},
-        "target": target, "precision": precision, "labels": list(labels), "preprocessing": _preprocessing(imgsz),
-        "runtime": {"name": runtime, "version": ran.runtime_version, "provider": ran.provider, "options": ran.options},
+        "target": on.target, "precision": precision, "labels": list(labels), "preprocessing": _preprocessing(imgsz),
+        "runtime": {"name": on.runtime, "version": ran.runtime_version, "provider": ran.provider, "options": ran.options},
         "inputs": [tensor.model_dump() for tensor in ran.inputs],
         "outputs": [tensor.model_dump() for tensor in ran.outputs],
         "output_meaning": "(batch, 4 + classes, anchors): centre x, centre y, width, height in pixels, then scores 0..1",

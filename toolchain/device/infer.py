@@ -12,6 +12,7 @@ from toolchain import progress
 from toolchain.device.engine_messages import InferAnswer
 from toolchain.device.messages import Progress, check
 from toolchain.device.remote import connect
+from toolchain.device.settings import HERE, On
 from toolchain.device.state_messages import Probe
 from toolchain.errors import DataError, ProtocolError
 from toolchain.predictions import Predictions
@@ -52,23 +53,21 @@ def _count(images_npy: Path) -> int:
     return len(images)
 
 
-def infer(
-    engine: Path, images_npy: Path, out_npz: Path, *, host: str = "local", runtime: str = "onnxruntime",
-    provider: str = "CPUExecutionProvider", threads: int = 2, python: str | None = None, timeout_s: float = 600.0,
-) -> InferResult:  # fmt: skip
+def infer(engine: Path, images_npy: Path, out_npz: Path, on: On = HERE, *, timeout_s: float = 600.0) -> InferResult:
     """Write the engine's raw detections as a `Predictions` file.
 
     Args:
         engine: model file whose first output is (batch, 4 + classes, anchors), decoded.
         images_npy: (n, 3, size, size) uint8 RGB, as imaging.prepare_set writes it.
         out_npz: the predictions.
+        on: device, runtime, threads.
         timeout_s: longest silence of the device.
 
     Raises:
         DeviceError and its kinds, DataError: the pictures or the answer are not what they must be.
     """
     count = _count(images_npy)
-    with connect(host, python=python) as device, device.session() as session, progress.task(
+    with connect(on.host, python=on.python) as device, device.session() as session, progress.task(
         f"Inference on {device.name}", total=count, unit="images"
     ) as task:  # fmt: skip
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
@@ -78,13 +77,13 @@ def infer(
             if name == "progress":
                 task.advance(check(Progress, data).done - task.done)
 
-        settings = {"runtime": runtime, "provider": provider, "threads": threads}
-        answer = check(InferAnswer, session.request("infer", timeout_s=timeout_s, on_event=show, **remote, **settings))
+        fields = {**remote, **on.engine_fields()}
+        answer = check(InferAnswer, session.request("infer", timeout_s=timeout_s, on_event=show, **fields))
         session.get(answer.path, out_npz, size=answer.size, sha256=answer.sha256)
     predictions = Predictions.load(out_npz)
     if len(predictions.counts) != count:
         raise ProtocolError("the device answered for another number of pictures", got=f"{len(predictions.counts)}, sent {count}")
     if not np.isfinite(predictions.rows).all():
         raise DataError("predictions hold NaN or infinite values", got=str(out_npz))
-    versions = {"python": probe.python, "numpy": probe.numpy, runtime: answer.runtime_version}
+    versions = {"python": probe.python, "numpy": probe.numpy, on.runtime: answer.runtime_version}
     return InferResult(probe.model_dump(), versions, answer.provider, answer.seconds, count, file_sha256(engine))

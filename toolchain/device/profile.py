@@ -14,6 +14,7 @@ from typing import Any
 from toolchain.device.engine_messages import ProfileAnswer
 from toolchain.device.messages import check
 from toolchain.device.remote import connect
+from toolchain.device.settings import HERE, On
 from toolchain.errors import ProtocolError, UsageError
 
 MAX_RUNS = 200
@@ -51,12 +52,12 @@ class NodeTime:
 
 
 def profile(
-    engine: Path, *, host: str = "local", runtime: str = "onnxruntime", provider: str = "CPUExecutionProvider", threads: int = 2,
-    runs: int = 20, warmup_runs: int = 5, python: str | None = None, imgsz: int | None = None, timeout_s: float = 600.0,
-) -> list[NodeTime]:  # fmt: skip
+    engine: Path, on: On = HERE, *, runs: int = 20, warmup_runs: int = 5, imgsz: int | None = None, timeout_s: float = 600.0
+) -> list[NodeTime]:
     """Time of every node of one engine, in a process of its own, in the order they run.
 
     Args:
+        on: device, runtime, threads.
         imgsz: side of the picture, for engines that take any.
         timeout_s: longest wait for all the runs.
 
@@ -66,17 +67,16 @@ def profile(
     """
     if not engine.is_file():
         raise UsageError("an engine's file does not exist", got=str(engine))
-    if not (1 <= runs <= MAX_RUNS and 0 <= warmup_runs <= MAX_RUNS and threads >= 1):
-        raise UsageError("a bad count", got=f"runs {runs}, warmup_runs {warmup_runs}, threads {threads}",
+    if not (1 <= runs <= MAX_RUNS and 0 <= warmup_runs <= MAX_RUNS and on.threads >= 1):
+        raise UsageError("a bad count", got=f"runs {runs}, warmup_runs {warmup_runs}, threads {on.threads}",
                          fix=f"1 to {MAX_RUNS} runs, at least one thread")  # fmt: skip
-    with connect(host, python=python) as device, device.session() as session:
-        settings: dict[str, Any] = {"runtime": runtime, "provider": provider, "threads": threads, "imgsz": imgsz}
-        settings |= {"path": session.put(engine), "runs": runs, "warmup_runs": warmup_runs}
-        answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **settings))
+    with connect(on.host, python=on.python) as device, device.session() as session:
+        fields: dict[str, Any] = {"path": session.put(engine), "imgsz": imgsz, "runs": runs, "warmup_runs": warmup_runs}
+        answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **on.engine_fields(), **fields))
     if len(answer.total_ms) != runs:
         raise ProtocolError("the device profiled another number of runs", got=f"{len(answer.total_ms)}, asked for {runs}")
-    if answer.provider != provider:
-        raise ProtocolError("the device profiled another provider", got=f"{answer.provider}, asked for {provider}")
+    if answer.provider != on.provider:
+        raise ProtocolError("the device profiled another provider", got=f"{answer.provider}, asked for {on.provider}")
     return [
         NodeTime(
             node.name, node.op, node.provider, fmean(node.ms), min(node.ms), None if node.shape is None else tuple(node.shape)

@@ -1,0 +1,22 @@
+"""The verbs: one function a command, from files to files. The command line and the pipeline both call these."""
+
+from toolchain.pruning.prune import PruneRequest, explain, prune
+from toolchain.pruning.sensitivity import sensitivity
+from toolchain.verbs.accuracy import evaluate, quantize
+from toolchain.verbs.engines import bench, build, profile
+from toolchain.verbs.networks import export, finetune, sensitivity_page
+
+__all__ = [
+    "PruneRequest",
+    "bench",
+    "build",
+    "evaluate",
+    "explain",
+    "export",
+    "finetune",
+    "profile",
+    "prune",
+    "quantize",
+    "sensitivity",
+    "sensitivity_page",
+]
