@@ -37,7 +37,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy -p toolchain
 	@found=$$($(BIN)/lint-imports 2>&1) || { echo "$$found"; exit 1; }
-	$(BIN)/vermin -q -t=3.6- --no-tips --violations toolchain/agent
+	$(BIN)/vermin -q -t=3.6- --no-tips --violations toolchain/agent toolchain/device/bundle_files
 
 # A few threads are enough for tiny networks; on many cores more would only wait for each other.
 test: export OMP_NUM_THREADS ?= 2
