@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tinynet
-from tests.device.lab import Sshd, start_sshd, stop_sshd
+from tests.lab.sshd import Sshd, start_sshd, stop_sshd
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +30,6 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """One for all tests."""
-    server = start_sshd(tmp_path_factory.mktemp("sshd") / "d")
-    yield server
-    stop_sshd(server)
-
-
-@pytest.fixture(scope="session")
 def noisy_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """A device whose login scripts print to stdout, the last time without ending the line."""
     shout = "ForceCommand echo Welcome; echo '{\"id\": 1}'; printf 'last login: '; eval \"$SSH_ORIGINAL_COMMAND\""
@@ -47,7 +39,6 @@ def noisy_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 @pytest.fixture
-def dev(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Sshd:
+def dev(lab_ssh: Sshd) -> Sshd:
     """The usual device, reachable as `dev`."""
-    monkeypatch.setenv("EDGE_SSH_CONFIG", str(sshd.config))
-    return sshd
+    return lab_ssh

@@ -1,0 +1,138 @@
+"""What every tier of the lab gives a test: a device that is logged in to by the name `dev`, and can be frozen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class Device:
+    """A device under test.
+
+    Attributes:
+        folder: holds its keys, settings and log.
+        address, port: of its ssh server.
+        process: the child that is the device: when it ends, so does everything it started.
+        root: the device's own root folder as its agent should see it ($EDGE_DEVICE_ROOT).
+    """
+
+    folder: Path
+    address: str
+    port: int
+    process: subprocess.Popen[bytes]
+    root: Path = Path("/")
+
+    @property
+    def config(self) -> Path:
+        """ssh config with the Host `dev`."""
+        return self.folder / "ssh_config"
+
+    def log(self) -> str:
+        """What its ssh server wrote."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def client(self, name: str, **changes: str) -> Path:
+        """Another client config: the usual one with some lines changed."""
+        lines = self.config.read_text().splitlines()
+        kept = [line for line in lines if line.split()[0] not in changes]
+        path = self.folder / name
+        path.write_text("\n".join([*kept, *(f"  {key} {value}" for key, value in changes.items())]) + "\n")
+        return path
+
+    def processes(self) -> dict[int, str]:
+        """Pid and name of everything that runs on the device, as this machine numbers them."""
+        return {pid: name for pid in self._inside() if (name := process_name(pid))}
+
+    def freeze(self) -> None:
+        """Stop everything on it: its connections stay open, nothing answers."""
+        stopped: set[int] = set()
+        while new := set(self._inside()) - stopped:  # until none was started meanwhile
+            send(signal.SIGSTOP, new)
+            stopped |= new
+
+    def thaw(self) -> None:
+        send(signal.SIGCONT, self._inside())
+
+    def kill(self, name: str) -> list[int]:
+        """Kill the processes of this name, as the kernel does when memory runs out; returns their pids on this machine."""
+        pids = [pid for pid, running in self.processes().items() if running.startswith(name)]
+        send(signal.SIGKILL, pids)
+        return pids
+
+    def _inside(self) -> list[int]:
+        return [self.process.pid, *descendants(self.process.pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    found = []
+    for child in _children(pid):
+        found += [child, *descendants(child)]
+    return found
+
+
+def _children(pid: int) -> Iterator[int]:
+    try:
+        yield from (int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has ended
+
+
+def process_name(pid: int) -> str | None:
+    """Name of a running process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    return None if rest.split()[0] in "ZX" else name
+
+
+def send(number: signal.Signals, pids: Iterator[int] | set[int] | list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for_server(device: Device, seconds: float) -> None:
+    """Until its ssh server listens.
+
+    Raises:
+        pytest's failure with the log, and the device's process ended.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and device.process.poll() is None:
+        if "Server listening" in device.log():
+            return
+        time.sleep(0.02)
+    end(device)
+    pytest.fail(f"the device did not start:\n{device.log()}")
+
+
+def end(device: Device) -> None:
+    """End the device's process, politely: it ends what it started."""
+    if device.process.poll() is None:
+        device.process.terminate()
+        send(signal.SIGCONT, [device.process.pid])
+    try:
+        device.process.wait(15)
+    except subprocess.TimeoutExpired:
+        device.process.kill()
+        device.process.wait(10)
