@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
+from toolchain.device.target_errors import explain, nearest
+from toolchain.device.target_parts import Clocks, MatchRule, Mode, Name, Part, Sensors, Stack, WordList, Words
+from toolchain.device.target_power import Power
 from toolchain.errors import ConfigError, UnknownNameError
 from toolchain.resources import data_dir
 
@@ -16,50 +20,28 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
-Words = Annotated[str, Field(min_length=1)]
-Scope = Literal["soc_rail", "module", "board_pmic_rails", "cpu_package", "gpu_board", "dc_input", "ac_wall"]
-UNSOURCED = {"name", "title", "verified_on_hardware", "sources", "power"}
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
+UNSOURCED = ("name", "title", "verified_on_hardware", "sources")
+UNCONFIRMED = "unconfirmed"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Power(_Strict):
-    """Where the device's total power can be read.
-
-    Attributes:
-        scope: what a reading covers; figures of different scope are never compared.
-        sensor: what is read.
-        rails: names of the rails whose sum is the total.
-        excludes: what a reading does not see.
-        requires: group or right that reading needs.
-        max_hz: fastest sensible polling.
-    """
-
-    scope: Scope
-    sensor: Words
-    rails: list[Words] = Field(min_length=1)
-    excludes: str | None = None
-    requires: str | None = None
-    max_hz: float | None = Field(default=None, gt=0)
-    source: Words
-
-
-class Target(_Strict):
+class Target(Part):
     """One device.
 
     Attributes:
-        arch: `uname -m` of the machines it stands for.
-        runtimes, default_runtime: those the toolchain can drive there.
-        precisions: those that can pay there.
-        channel_alignment: channels of every pruned convolution should be a multiple of it.
-        int8_notes: what INT8 needs there.
-        input_layout: of the engine's input.
-        power: None where no sensor is known.
         verified_on_hardware: whether this project has run on it.
-        sources: key -> where the value comes from, for every value above.
+        arch: `uname -m` of the machines it stands for.
+        runtimes: those that run networks there; the toolchain may not drive each of them yet.
+        default_runtime: of those, the one the toolchain takes.
+        precisions: those that can pay there.
+        alignment: precision -> channels of every convolution, in and out, should be a multiple of it.
+        accelerators: beside the processor, as "gpu", "npu", "dla:0".
+        input_layout: of the engine's input.
+        notes: what else one must know, such as what INT8 needs there.
+        match: how it is recognised; None where it is only named by hand. As mode, sensors and clocks: None where not described.
+        stack: releases of its software, oldest first.
+        sources: dotted key, or the table that holds it -> where the value comes from. A source that begins with
+            "unconfirmed" says that nobody vouches for the value. Entries of [[lists]] carry their own `source`.
     """
 
     name: Name
@@ -68,27 +50,76 @@ class Target(_Strict):
     arch: list[Words] = Field(min_length=1)
     runtimes: list[Name] = Field(min_length=1)
     default_runtime: Name
-    precisions: list[Literal["fp32", "fp16", "int8"]] = Field(min_length=1)
-    channel_alignment: int = Field(ge=1, le=64)
-    int8_notes: Words
+    precisions: list[Precision] = Field(min_length=1)
+    alignment: dict[Precision, int]
+    accelerators: WordList
     input_layout: Literal["NCHW", "NHWC"]
-    power: Power | None = None
+    notes: WordList
+    match: MatchRule | None = None
+    stack: list[Stack] = Field(default_factory=list)
+    power: Power
+    mode: Mode | None = None
+    sensors: Sensors | None = None
+    clocks: Clocks | None = None
     sources: dict[str, Words]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def channel_alignment(self) -> int:
+        """What a pruned width must be a multiple of so that no precision is left behind."""
+        return max(self.alignment.values())
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """`mode.pin = "..."` and `"mode.pin" = "..."` say the same."""
+        return dict(_leaves(value)) if isinstance(value, dict) else value
+
+    @field_validator("alignment")
+    @classmethod
+    def _powers_of_two(cls, value: dict[Precision, int]) -> dict[Precision, int]:
+        if wrong := {key: width for key, width in value.items() if not (0 < width <= 64 and width & (width - 1) == 0)}:
+            raise ValueError(f"1, 2, 4 ... 64 for each precision, got {wrong}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         if self.default_runtime not in self.runtimes:
             raise ValueError(f"default_runtime {self.default_runtime!r} is not among runtimes")
-        wanted = set(type(self).model_fields) - UNSOURCED
-        if missing := sorted(wanted - set(self.sources)):
+        if set(self.alignment) != set(self.precisions):
+            raise ValueError("alignment must have the keys that precisions lists")
+        written = [key for key, _ in _leaves(self.model_dump(exclude_unset=True)) if key.split(".")[0] not in UNSOURCED]
+        written = [key for key in written if key not in type(self).model_computed_fields]
+        if missing := [key for key in written if self.source_of(key) is None]:
             raise ValueError(f"[sources] lacks {', '.join(missing)}")
-        if unknown := sorted(set(self.sources) - wanted):
-            raise ValueError(f"[sources] names unknown values: {', '.join(unknown)}")
+        useless = [key for key in self.sources if not any(_within(leaf, key) for leaf in written)]
+        if useless:
+            hints = [f"{key}{nearest(key, written)}" for key in useless]
+            raise ValueError(f"[sources] names what the file does not set: {', '.join(hints)}")
         return self
+
+    def source_of(self, key: str) -> str | None:
+        """Where a value comes from: the source of its dotted key, else of the nearest table around it."""
+        while key not in self.sources and "." in key:
+            key = key.rpartition(".")[0]
+        return self.sources.get(key)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return self.model_dump()
+
+
+def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted key; lists of tables are left out, each of their entries has its own source."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif not (isinstance(value, list) and value and isinstance(value[0], dict)):
+            yield prefix + key, value
+
+
+def _within(key: str, table: str) -> bool:
+    return key == table or key.startswith(table + ".")
 
 
 def list_targets() -> list[str]:
@@ -119,30 +150,7 @@ def load_target(name_or_path: str | Path) -> Target:
     try:
         target = Target.model_validate(data)
     except ValidationError as error:
-        raise _explain(path, error) from error
+        raise explain(path, Target, error) from error
     if target.name != path.stem:
         raise ConfigError(f"{path}: name: must be the file's name", got=repr(target.name), fix=f'expected "{path.stem}"')
     return target
-
-
-def mismatches(target: Target, probe: dict[str, Any]) -> list[str]:
-    """What a probed machine (Probe as a dict) has that the target does not describe, in plain words; empty when it fits."""
-    found = []
-    if probe["arch"] not in target.arch:
-        found.append(f"architecture {probe['arch']}, {target.name} is {' or '.join(target.arch)}")
-    if not probe["runtimes"].get(target.default_runtime):
-        reason = probe["unreadable"].get(f"runtimes.{target.default_runtime}", "not there")
-        found.append(f"runtime {target.default_runtime}: {reason}")
-    return found
-
-
-def _explain(path: Path, error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    expected = "; ".join(dict.fromkeys(item["msg"] for item in error.errors(include_url=False) if item["loc"] == first["loc"]))
-    if first["type"] == "extra_forbidden":
-        fields = Power.model_fields if key.startswith("power.") else Target.model_fields
-        expected = f"no such key; known: {', '.join(fields)}"
-    got = None if first["type"] in ("missing", "value_error") else repr(first["input"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return ConfigError(f"{path}: {key}: wrong{more}", got=got, fix=f"expected: {expected}")
