@@ -28,6 +28,8 @@ ToolchainError                      1   something failed; the text says what, wh
 │   ├── DiskFullError               9   no space left (here or on the device)
 │   ├── RuntimeMissingError         9   no Python, no runtime, or another version
 │   ├── ProviderError               9   the provider asked for is not the one used
+│   ├── DeviceBusyError             9   somebody else holds the device, who is named
+│   ├── DeployError                 9   a bundle was not put into service; what was there stays
 │   └── ProtocolError               9   the agent's answer is not what the protocol allows
 ├── MeasurementError               10   a result that must not be used
 └── RunFolderError                 11   the run folder belongs to another job or is damaged
@@ -167,6 +169,14 @@ class RuntimeMissingError(DeviceError):
 
 
 class ProviderError(DeviceError):
+    pass
+
+
+class DeviceBusyError(DeviceError):
+    pass
+
+
+class DeployError(DeviceError):
     pass
 
 

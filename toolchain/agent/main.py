@@ -19,6 +19,12 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "go": ("timing", "go"),
     "infer": ("infer", "infer"),
     "profile": ("profile", "profile"),
+    "trial": ("smoke", "trial"),
+    "have": ("deploy", "have"),
+    "deploy": ("deploy", "deploy"),
+    "rollback": ("deploy", "rollback"),
+    "deployed": ("deploy", "deployed"),
+    "clean": ("clean", "clean"),
 }
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
 
