@@ -1,6 +1,7 @@
 """Pure functions of raw samples. No distribution is assumed: intervals come from order statistics.
 
 The number of samples at or below the true q-quantile is Binomial(n, q): two order statistics enclose it with known probability.
+Samples that depend on each other get theirs from blocks instead (dependence.py).
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from toolchain.errors import MeasurementError
+from toolchain.measurement.dependence import MIN_BLOCKS, Values, block_indices, blocks_of, design_effect
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 CONFIDENCE = 0.95
 MIN_ROUNDS = 6  # below, no interval of the median reaches 95 %
+LAG1_LIMIT = 0.1
+BLOCK_MS = 1000.0
 
 
 @dataclass(frozen=True)
 class Percentile:
-    """One quantile with its two-sided 95 % interval; value and bounds are None, with the reason, where a bound does not exist."""
+    """One quantile with its two-sided 95 % interval; what is None is explained by `reason`.
+
+    There is no value where so few samples have no bound at all, and no interval where it cannot be told how far they depend on
+    each other.
+    """
 
     value: float | None
     low: float | None
@@ -59,9 +67,12 @@ def control_holds(low: float, high: float) -> bool:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything said about one list of samples, in the samples' own unit.
+    """Everything said about one list of samples, ms.
 
     Attributes:
+        interval: where the percentiles' intervals come from: "order statistics" of independent samples, "blocks" of samples that
+            depend on each other, or "none" when they do and there are too few blocks.
+        design_effect: n / design_effect independent samples would tell as much; None where it could not be judged.
         sd, cv: sample standard deviation and sd / mean; None for one sample.
         slow_count: samples above twice the median.
         drift: median of the last third / median of the first third - 1; None below 6 samples.
@@ -81,6 +92,8 @@ class Summary:
     slow_count: int
     drift: float | None
     lag1: float | None
+    interval: str
+    design_effect: float | None
 
 
 def checked(samples: ArrayLike) -> NDArray[np.float64]:
@@ -114,13 +127,35 @@ def interval_indices(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[
 def percentile(samples: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Percentile:
     """The q-quantile x_(ceil(q n)) and its interval."""
     ordered = np.sort(checked(samples))
-    n = len(ordered)
-    lower, upper = interval_indices(n, q, confidence)
+    return _between(ordered, q, interval_indices(len(ordered), q, confidence), f"{len(ordered)} samples are too few")
+
+
+def _between(ordered: Values, q: float, ranks: tuple[int | None, int | None], reason: str) -> Percentile:
+    """The quantile and the two order statistics of these ranks; nothing where one does not exist."""
+    lower, upper = ranks
     if lower is None or upper is None:
         side = "lower" if lower is None else "upper"
-        return Percentile(None, None, None, f"{n} samples are too few: no {side} {confidence:.0%} bound exists")
-    rank = max(1, math.ceil(round(q * n, 9)))
+        return Percentile(None, None, None, f"{reason}: no {side} {CONFIDENCE:.0%} bound exists")
+    rank = max(1, math.ceil(round(q * len(ordered), 9)))
     return Percentile(float(ordered[rank - 1]), float(ordered[lower - 1]), float(ordered[upper - 1]))
+
+
+def dependent_percentile(blocks: Sequence[Values], q: float, effect: float | None) -> Percentile:
+    """The q-quantile of samples that depend on each other inside their blocks.
+
+    Args:
+        effect: `design_effect` of the blocks; None when there are too few of them.
+    """
+    values = np.sort(np.concatenate(blocks))
+    plain = percentile(values, q)
+    if plain.value is None:
+        return plain
+    if effect is None:
+        reason = f"the samples depend on each other and make {len(blocks)} blocks; it takes {MIN_BLOCKS} for an interval"
+        return Percentile(plain.value, None, None, reason)
+    worth = int(len(values) / max(effect, 1.0))
+    ranks = block_indices(blocks, q, CONFIDENCE) if None not in interval_indices(worth, q) else (None, None)
+    return _between(values, q, ranks, f"{len(values)} samples that depend on each other tell as much as {worth}")
 
 
 def lag1_autocorrelation(samples: ArrayLike) -> float | None:
@@ -143,16 +178,28 @@ def drift(samples: ArrayLike) -> float | None:
     return float(np.median(values[-third:])) / first - 1 if first else None
 
 
-def summarize(samples: ArrayLike) -> Summary:
-    """All of the above for samples in the order they were taken."""
+def summarize(samples: ArrayLike, passes: Sequence[int] | None = None) -> Summary:
+    """All of the above for samples in the order they were taken.
+
+    Intervals are those of independent samples unless neighbours are correlated (lag 1 above 0.1) or the passes differ by more
+    than chance explains.
+
+    Args:
+        samples: ms.
+        passes: how many of the samples each pass took; None: all in one.
+    """
     values = checked(samples)
     mean = float(values.mean())
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
+    blocks = blocks_of(np.split(values, np.cumsum(passes)[:-1]) if passes else [values], BLOCK_MS)
+    lag1, effect = lag1_autocorrelation(values), design_effect(blocks)
+    depend = (lag1 is not None and lag1 > LAG1_LIMIT) or (effect is not None and effect > 1)
     return Summary(
         n=len(values), min=float(values.min()), max=float(values.max()), mean=mean, sd=sd,
         cv=sd / mean if sd is not None and mean else None,
-        **{name: percentile(values, q) for name, q in QUANTILES.items()},
-        slow_count=int((values > 2 * np.median(values)).sum()), drift=drift(values), lag1=lag1_autocorrelation(values),
+        **{name: dependent_percentile(blocks, q, effect) if depend else percentile(values, q) for name, q in QUANTILES.items()},
+        slow_count=int((values > 2 * np.median(values)).sum()), drift=drift(values), lag1=lag1,
+        interval="order statistics" if not depend else "blocks" if effect is not None else "none", design_effect=effect,
     )  # fmt: skip
 
 
