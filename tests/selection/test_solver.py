@@ -1,0 +1,64 @@
+"""The solver against brute force, and a cost as sums over pairs against the network's own arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from tests.pruning.cases import subject
+from toolchain.errors import BudgetError
+from toolchain.selection.cost import Cost, macs
+from toolchain.selection.solver import Limit, solve
+
+OPTIONS = {"a": [8, 16, 24], "b": [8, 16, 24, 32], "c": [16, 32], "d": [8, 24]}
+COST = Cost(16, 3.0, {"a": 0.5, "c": 0.1}, {("a", "b"): 0.01, ("b", "b"): 0.02, ("c", "d"): 0.03, ("a", "c"): 0.004})
+SIZE = Cost(1, 0.0, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0})
+
+
+def losses(seed: int) -> dict[str, dict[int, float]]:
+    rng = np.random.default_rng(seed)
+    return {g: dict(zip(ws, sorted(rng.random(len(ws)), reverse=True), strict=True)) for g, ws in OPTIONS.items()}
+
+
+def brute(loss: Mapping[str, Mapping[int, float]], limits: list[Limit]) -> float:
+    plans = (dict(zip(OPTIONS, widths, strict=True)) for widths in itertools.product(*OPTIONS.values()))
+    fitting = [plan for plan in plans if all(limit.cost.at(plan) <= limit.most for limit in limits)]
+    return min(sum(loss[g][w] for g, w in plan.items()) for plan in fitting)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
+def test_as_good_as_the_best_of_all_plans(seed: int, share: float) -> None:
+    most = share * COST.at({g: max(w) for g, w in OPTIONS.items()})
+    limits = [Limit("latency", COST, most), Limit("size", SIZE, 250.0)]
+    found = solve(OPTIONS, losses(seed), limits, gap=0.0)
+    assert all(found.costs[limit.name] == limit.cost.at(found.widths) <= limit.most * (1 + 1e-6) for limit in limits)
+    assert found.loss == pytest.approx(brute(losses(seed), limits), abs=1e-5)
+    assert found.gap == 0
+
+
+def test_a_block_makes_the_staircase() -> None:
+    at = [Cost(16, 0.0, {"a": 1.0}).at({"a": width}) for width in (1, 8, 16, 17, 24, 32)]
+    assert at == [16, 16, 16, 32, 32, 32]
+
+
+def test_an_unreachable_budget_names_the_least_there_is() -> None:
+    least = COST.at({g: min(w) for g, w in OPTIONS.items()})
+    with pytest.raises(BudgetError, match=f"latency.*\n.*{least / 2:.4g}\n.*{least:.4g}"):
+        solve(OPTIONS, losses(0), [Limit("latency", COST, least / 2)])
+
+
+def test_the_same_answer_twice() -> None:
+    limits = [Limit("latency", COST, 0.6 * COST.at({g: max(w) for g, w in OPTIONS.items()}))]
+    assert solve(OPTIONS, losses(3), limits).widths == solve(OPTIONS, losses(3), limits).widths
+
+
+def test_multiply_adds_are_the_networks_own() -> None:
+    network = subject()[2]
+    cost, rng = macs(network), np.random.default_rng(0)
+    for _ in range(5):
+        widths = {g.name: int(rng.integers(1, g.channels + 1)) for g in network.free}
+        assert cost.at(widths) == pytest.approx(network.macs(widths), rel=1e-12)

@@ -1,0 +1,159 @@
+"""Many engines against one reference on one device: the raw material of a latency model.
+
+The reference and one engine at a time are loaded, each in a process of its own, and take turns; every timing is a ratio to the
+reference in the same minute, so a machine that drifts between engines does not spoil the set. One line a timing, written when it
+is known: a sweep that was stopped goes on with the engines that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from toolchain import progress
+from toolchain.device.bench import PAUSE_S
+from toolchain.device.engine_messages import BenchAnswer, Turn
+from toolchain.device.messages import check
+from toolchain.device.remote import connect
+from toolchain.device.session import AgentSession
+from toolchain.device.settings import On
+from toolchain.errors import MeasurementError, RunFolderError
+from toolchain.measurement.robust import relative_error
+from toolchain.stage import file_sha256
+
+RUNS, ROUNDS, MOST_ROUNDS = 12, 6, 24
+ERROR_LIMIT = 0.006  # standard error of a ratio's median, relative: a third of the ±2 % a budget must be met by
+WARMUP = {"warmup_runs": 8, "warmup_s": 0.2}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine beside the reference.
+
+    Attributes:
+        label: of the engine.
+        ratio: median over rounds of engine / reference, each the median of its turn; below 1 is faster.
+        error: standard error of `ratio`, relative.
+        steady: False when `error` stayed above the limit: not to be fitted on.
+        engine_ms, reference_ms: medians of every round.
+    """
+
+    label: str
+    sha256: str
+    ratio: float
+    error: float
+    steady: bool
+    engine_ms: list[float]
+    reference_ms: list[float]
+    size_bytes: int
+
+
+Make = Callable[[], Path]
+
+
+def sweep(engines: Iterable[tuple[str, Make]], reference: Path, out: Path, *, on: On, total: int | None = None) -> list[Timing]:
+    """Time every engine that `out` does not hold yet.
+
+    Args:
+        engines: label and a function that writes the engine's file; called only for those that are missing.
+        reference: engine that everything is divided by; the same one for all lines of `out`.
+        out: JSON lines.
+        total: how many engines there are, for the progress.
+
+    Returns:
+        all timings of these labels, in order.
+
+    Raises:
+        RunFolderError: `out` was made with another reference.
+        DeviceError and its kinds: the timings before are kept.
+    """
+    known = load(out, file_sha256(reference))
+    wanted = list(engines)
+    missing = [(label, make) for label, make in wanted if label not in known]
+    if missing:
+        with progress.task(f"Timing engines on {on.host}", total=total or len(wanted), unit="engines") as task:
+            task.advance(len(wanted) - len(missing))
+            for timing in _measure(missing, reference, on):
+                known[timing.label] = timing
+                _append(out, timing, file_sha256(reference), on)
+                task.advance(note=f"{timing.ratio:.3f}")
+    return [known[label] for label, _ in wanted]
+
+
+def _measure(engines: list[tuple[str, Make]], reference: Path, on: On) -> Iterator[Timing]:
+    with connect(on.host, python=on.python) as device, device.session() as base:
+        _load(base, reference, on)
+        for label, make in engines:
+            path = make()
+            with device.session() as agent:
+                _load(agent, path, on)
+                yield _compare(label, path, agent, base)
+
+
+def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
+    fields: dict[str, Any] = {**on.engine_fields(), **WARMUP, "imgsz": None}
+    return check(BenchAnswer, agent.request("bench", timeout_s=300.0, path=agent.put(path), **fields))
+
+
+def _compare(label: str, path: Path, agent: AgentSession, base: AgentSession) -> Timing:
+    """Rounds until the ratio is known well enough, or for so long that the machine must be called unsteady."""
+    mine: list[float] = []
+    other: list[float] = []
+    error = float("inf")
+    while len(mine) < ROUNDS or (error > ERROR_LIMIT and len(mine) < MOST_ROUNDS):
+        pair = [(agent, mine), (base, other)]
+        for session, kept in pair if len(mine) % 2 else pair[::-1]:
+            time.sleep(PAUSE_S)
+            kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
+        ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        error = relative_error(ratios)
+    return Timing(label, file_sha256(path), median(ratios), error, error <= ERROR_LIMIT, mine, other, path.stat().st_size)
+
+
+def load(path: Path, reference_sha256: str) -> dict[str, Timing]:
+    """The timings of a file by label; a line torn by a kill is passed over.
+
+    Raises:
+        RunFolderError: the file was made with another reference.
+    """
+    found: dict[str, Timing] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            data: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        if data.pop("reference_sha256") != reference_sha256:
+            raise RunFolderError("timings against another reference engine", got=str(path), fix="another --out")
+        data.pop("on")
+        found[data["label"]] = Timing(**data)
+    return found
+
+
+def _append(path: Path, timing: Timing, reference_sha256: str, on: On) -> None:
+    line = json.dumps({**asdict(timing), "reference_sha256": reference_sha256, "on": asdict(on)}, allow_nan=False)
+    with path.open("a") as stream:
+        stream.write(("\n" if stream.tell() and not path.read_text().endswith("\n") else "") + line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def steady(timings: Iterable[Timing]) -> list[Timing]:
+    """Those that may be fitted on.
+
+    Raises:
+        MeasurementError: more than a fifth were unsteady; the machine is too busy.
+    """
+    every = list(timings)
+    good = [timing for timing in every if timing.steady]
+    if len(good) < 0.8 * len(every):
+        raise MeasurementError(
+            "the device is too unsteady to learn its latencies", got=f"{len(every) - len(good)} of {len(every)} timings",
+            fix="stop other work there; `toolchain doctor` says what runs",
+        )  # fmt: skip
+    return good
