@@ -15,12 +15,14 @@ class EngineConv:
     """A convolution of the stock network at full width.
 
     Attributes:
+        pixels: of the output.
         reads, writes: group -> channels of the conv per channel of the group.
     """
 
     inputs: int
     outputs: int
     macs_per_pair: int
+    pixels: int
     depthwise: bool
     reads: Mapping[str, int]
     writes: Mapping[str, int]
@@ -39,7 +41,12 @@ def engine_convs(network: Network) -> dict[str, EngineConv]:
             outputs += network.convs[first].outputs
             more = network.removed_out.get(first, {})
             writes = {g: writes.get(g, 0) + more.get(g, 0) for g in {**writes, **more}}
-        found[name] = EngineConv(conv.inputs, outputs, conv.macs_per_pair, conv.depthwise, reads, writes)
+        pixels = conv.macs_per_pair // conv.params_per_pair
+        found[name] = EngineConv(
+            conv.inputs, outputs, conv.macs_per_pair, pixels=pixels, depthwise=conv.depthwise, reads=reads, writes=writes
+        )
+            conv.inputs, outputs, conv.macs_per_pair, conv.macs_per_pair // conv.params_per_pair, conv.depthwise, reads, writes
+        )
     return found
 
 

@@ -1,0 +1,181 @@
+"""A model of one device's latency, learnt from whole engines.
+
+Every convolution costs α·reads + β·writes + γ·reads·writes, in channels rounded up to the runtime's block; its activation and its
+share of concats, splits and copies are in α and β, since whole engines are timed. No coefficient is negative, and ridge draws all
+to a prior (AOWS, arXiv 2005.10481, learns a table from whole networks in the same way). The block is the one that predicts best
+on plans left out of the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import MeasurementError
+from toolchain.pruning.groups import Network
+from toolchain.selection import cost as costs
+from toolchain.selection.cost import Cost, Linear
+from toolchain.selection.shapes import engine_convs
+
+Array = NDArray[np.float64]
+Prior = Mapping[str, tuple[float, float, float]]  # convolution -> shares of the dense latency: reads, writes, product
+BLOCKS = (1, 4, 8, 16, 32)
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+FOLDS = 5
+LEAST_PLANS = 20
+ARITHMETIC = 0.7  # share of the dense latency the plain prior gives to multiply-adds; the rest goes to moving channels
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a model predicts plans it has not seen.
+
+    Attributes:
+        mape: mean |predicted / measured - 1|.
+        bias: mean predicted / measured - 1.
+        kendall_tau: rank agreement, 1 for the same order.
+    """
+
+    plans: int
+    mape: float
+    bias: float
+    kendall_tau: float
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Latency of a plan as a share of the reference engine's.
+
+    Attributes:
+        cost: the model itself, for the solver.
+        held_out: quality on plans that were not fitted, by cross-validation.
+    """
+
+    cost: Cost
+    ridge: float
+    held_out: Quality
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """A network's convolutions as columns: reads, writes and their product, each divided by its value in the dense network."""
+
+    names: list[str]
+    sides: Mapping[str, tuple[Linear, Linear]]
+    dense: Array
+    block: int
+
+    @staticmethod
+    def of(network: Network, block: int) -> _Terms:
+        sides = {n: s for n, s in costs.sides(network).items() if s[0].factors or s[1].factors}
+        bare = _Terms(list(sides), sides, np.ones(3 * len(sides)), block)
+        full = bare.row({g.name: g.channels for g in network.free})
+        return _Terms(bare.names, sides, np.where(full > 0, full, 1.0), block)
+
+    def row(self, widths: Mapping[str, int]) -> Array:
+        """(3 · convolutions,) columns of one plan."""
+        rule = Cost(self.block)
+        padded = {g: float(rule.padded(w)) for g, w in widths.items()}
+        both = np.array([[one.at(padded) for one in self.sides[n]] for n in self.names])
+        return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1]]) / self.dense
+
+    def cost(self, constant: float, weights: Array) -> Cost:
+        """The solver's form."""
+        k = weights / self.dense
+        n = len(self.names)
+        terms = [(float(k[i]), self.sides[name][0]) for i, name in enumerate(self.names)]
+        terms += [(float(k[n + i]), self.sides[name][1]) for i, name in enumerate(self.names)]
+        products = [(float(k[2 * n + i]), *self.sides[name]) for i, name in enumerate(self.names)]
+        return costs.total(self.block, constant, terms, products)
+
+
+def plain_prior(network: Network) -> dict[str, tuple[float, float, float]]:
+    """What is thought of a convolution before anything was measured: by its multiply-adds, and by the channels it moves."""
+    convs = engine_convs(network)
+    work = {n: c.inputs * c.outputs * c.macs_per_pair for n, c in convs.items()}
+    moved = {n: (c.inputs * c.pixels, c.outputs * c.pixels) for n, c in convs.items()}
+    all_work, all_moved = sum(work.values()), sum(a + b for a, b in moved.values())
+    rest = 1 - ARITHMETIC
+    return {n: (rest * moved[n][0] / all_moved, rest * moved[n][1] / all_moved, ARITHMETIC * work[n] / all_work) for n in convs}
+
+
+def fit(
+    network: Network, plans: Sequence[Mapping[str, int]], ratios: Sequence[float], prior: Prior | None = None
+) -> LatencyModel:
+    """Learn from timed plans.
+
+    Args:
+        plans: group -> width, every free group named.
+        ratios: measured latency of each, as a share of the dense engine's (or of any fixed reference).
+        prior: convolution -> shares, as `plain_prior` or a profile gives them.
+
+    Raises:
+        MeasurementError: too few plans.
+    """
+    if len(plans) < LEAST_PLANS:
+        raise MeasurementError("too few timed plans to learn a latency model", got=len(plans), fix=f"{LEAST_PLANS} or more")
+    measured = np.asarray(ratios, dtype=np.float64)
+    best: tuple[float, int, float] | None = None
+    for block in BLOCKS:
+        terms = _Terms.of(network, block)
+        rows, start = _rows(terms, plans), _start(terms, prior or plain_prior(network))
+        for ridge in RIDGES:
+            predicted = _left_out(rows, measured, start, ridge)
+            error = float(np.mean(np.abs(predicted / measured - 1)))
+            if best is None or error < best[0] - 1e-6:
+                best = (error, block, ridge)
+    assert best is not None
+    _, block, ridge = best
+    terms = _Terms.of(network, block)
+    rows, start = _rows(terms, plans), _start(terms, prior or plain_prior(network))
+    held = quality(_left_out(rows, measured, start, ridge), measured)
+    constant, weights = _solve(rows, measured, start, ridge)
+    return LatencyModel(terms.cost(constant, weights), ridge, held)
+
+
+def quality(predicted: Array, measured: Array) -> Quality:
+    """Raises: MeasurementError for fewer than two plans."""
+    from scipy.stats import kendalltau
+
+    if len(measured) < 2:
+        raise MeasurementError("the quality of a model needs at least two plans", got=len(measured))
+    off = predicted / measured - 1
+    tau = float(kendalltau(predicted, measured).statistic)
+    return Quality(len(measured), float(np.mean(np.abs(off))), float(np.mean(off)), tau)
+
+
+def _rows(terms: _Terms, plans: Sequence[Mapping[str, int]]) -> Array:
+    return np.stack([terms.row(plan) for plan in plans])
+
+
+def _start(terms: _Terms, prior: Prior) -> Array:
+    return np.array([prior[name][kind] for kind in range(3) for name in terms.names])
+
+
+def _solve(rows: Array, measured: Array, start: Array, ridge: float) -> tuple[float, Array]:
+    """Constant and weights ≥ 0 of least relative error, drawn to `start`.
+
+    A weight may stray from the prior by about its own size, and by a little more where the prior is almost nothing.
+    """
+    from scipy.optimize import nnls
+
+    size = start + start.mean()
+    scale = 1 / measured
+    data = np.hstack([np.ones((len(rows), 1)), rows * size]) * scale[:, None]
+    pull = ridge * np.hstack([np.zeros((len(start), 1)), np.eye(len(start))])
+    level = float(np.mean(measured) / np.mean(rows @ start))  # of the prior, only the proportions are trusted
+    found, _ = nnls(np.vstack([data, pull]), np.concatenate([np.ones(len(rows)), ridge * level * start / size]), maxiter=20000)
+    return float(found[0]), found[1:] * size
+
+
+def _left_out(rows: Array, measured: Array, start: Array, ridge: float) -> Array:
+    """Prediction of every plan by a model that has not seen it."""
+    predicted = np.empty(len(rows))
+    for fold in range(FOLDS):
+        out = np.arange(len(rows)) % FOLDS == fold
+        constant, weights = _solve(rows[~out], measured[~out], start, ridge)
+        predicted[out] = constant + rows[out] @ weights
+    return predicted
