@@ -45,8 +45,6 @@ def engine_convs(network: Network) -> dict[str, EngineConv]:
         found[name] = EngineConv(
             conv.inputs, outputs, conv.macs_per_pair, pixels=pixels, depthwise=conv.depthwise, reads=reads, writes=writes
         )
-            conv.inputs, outputs, conv.macs_per_pair, conv.macs_per_pair // conv.params_per_pair, conv.depthwise, reads, writes
-        )
     return found
 
 
