@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Words = Annotated[str, Field(min_length=1)]
 WordList = Annotated[list[Words], Field(default_factory=list)]
+L4t = Annotated[str, Field(pattern=r"^\d+(\.\d+){1,2}$")]
 Megahertz = Annotated[float, Field(gt=0)]
 Unit = Literal["cpu", "cpu-little", "gpu", "memory", "npu", "dla"]
 
@@ -53,14 +55,21 @@ class Stack(Part):
 
     Attributes:
         name: of the release, such as "JetPack 6.2".
-        l4t: its L4T versions (Jetson).
-        versions: of python, cuda, cudnn and the runtimes, as far as known.
+        l4t: its first and last version of L4T (Jetson); "38.2" stands for all 38.2.x.
+        versions: of python, cuda, cudnn and the runtimes, as far as known; of onnxruntime, the last wheel that Python takes.
     """
 
     name: Words
-    l4t: WordList
+    l4t: Annotated[list[L4t], Field(min_length=2, max_length=2)] | None = None
     versions: dict[Name, Words]
     source: Words
+
+    def covers(self, l4t: str) -> bool:
+        """Whether this version of L4T belongs to the release."""
+        if self.l4t is None:
+            return False
+        found, (first, last) = _numbers(l4t), (_numbers(bound) for bound in self.l4t)
+        return first <= found[: len(first)] and found[: len(last)] <= last
 
 
 class Mode(Part):
@@ -175,3 +184,7 @@ class Clocks(Part):
 
     max_mhz: dict[Unit, Megahertz] = {}
     file: list[ClockFile] = []
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]

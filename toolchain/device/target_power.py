@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
 from toolchain.device.target_parts import Part, WordList, Words
 
@@ -51,6 +51,12 @@ class PowerSource(Part):
     excludes: WordList
     negative_ok: bool = False
     source: Words
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reads(self) -> str:
+        """What is read, with its unit."""
+        return KINDS[self.kind]
 
     @model_validator(mode="after")
     def _consistent(self) -> PowerSource:
