@@ -15,6 +15,7 @@ import torch
 from tests.jobs import IMGSZ, TOML, command, finished, make_job
 from toolchain import cli, pipeline
 from toolchain.config import RunConfig, load_config
+from toolchain.device.manifest import verify
 from toolchain.errors import AccuracyGateError, RunFolderError
 from toolchain.measurement.record import read_records
 from toolchain.pruning.plan import PruningPlan
@@ -93,6 +94,9 @@ def test_the_records_name_what_they_measured(done: Path) -> None:
             assert record.value == engine.stat().st_size
         if record.kind == "latency":
             assert (done / "run" / str(record.samples_path)).exists()
+    for label in ENGINES:
+        usable = [r.to_json() for r in records if r.subject == label and r.valid]
+        assert verify(done / "run" / "stages" / "build" / label).measurements == json.loads(json.dumps(usable))
 
 
 def test_the_plan_replays_on_the_original_weights(done: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain import progress, requests, results, verbs
 from toolchain.config import RunConfig
+from toolchain.device.manifest import FORMAT, engine_of
 from toolchain.device.probe import probe
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.device.settings import On
@@ -85,7 +86,7 @@ def run(config: RunConfig, command: str = "") -> dict[str, Any]:
     int8, refused = int8_stage(job, exported / "model.onnx")
     graphs = {DENSE: dense / "model.onnx", PRUNED: exported / "model.onnx", **({INT8: int8} if int8 else {})}
     bundles = build_stage(job, graphs)
-    engines = {label: bundles / label / "engine.onnx" for label in graphs}
+    engines = {label: engine_of(bundles / label) for label in graphs}
     measured = bench_stage(job, engines)
     layers = profile_stage(job, engines)
     accuracy = accuracy_stage(job, engines, model)
@@ -242,17 +243,19 @@ def int8_stage(job: Job, graph: Path) -> tuple[Path | None, AccuracyGateError | 
 
 
 def build_stage(job: Job, graphs: dict[str, Path]) -> Stage:
-    """A bundle for each engine, loaded and run on the host."""
+    """A bundle for each engine, loaded and run on the host, and tried there on the first picture of the split."""
     config = job.config
+    sample = load_dataset(config.data).images(config.split)[0]
 
     def work(out: Path) -> dict[str, Any]:
         for label, graph in graphs.items():
             precision = "int8" if label == INT8 else "fp32"
-            verbs.build(graph, out / label, imgsz=config.imgsz, on=job.on, precision=precision)
-        return {label: file_sha256(out / label / "engine.onnx") for label in graphs}
+            verbs.build(graph, out / label, imgsz=config.imgsz, on=job.on, precision=precision, sample=sample)
+        return {label: file_sha256(engine_of(out / label)) for label in graphs}
 
-    params = {"host": config.host, "target": config.target, **config.bench.model_dump(exclude={"rounds", "runs"})}
-    return job.stage("build", work, inputs=dict(graphs), params=params)
+    params = {"host": config.host, "target": config.target, "format": FORMAT}
+    params |= config.bench.model_dump(exclude={"rounds", "runs"})
+    return job.stage("build", work, inputs={**graphs, "data": job.data_sha256}, params=params)
 
 
 def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:

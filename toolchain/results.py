@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toolchain.device.manifest import attach
 from toolchain.device.profile import NodeTime
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError
@@ -143,18 +144,16 @@ def diagnose(
     return by_severity(findings)
 
 
-def write_records(
-    out: Path, engines: Mapping[str, Path], bench: Mapping[str, Any], accuracy: Mapping[str, Any], data: str
-) -> None:
-    """One line per latency, accuracy and size, each with what makes it true; a file made anew from the stages' results."""
-    path = out / "records.jsonl"
-    path.unlink(missing_ok=True)
+def records_of(
+    engines: Mapping[str, Path], bench: Mapping[str, Any], accuracy: Mapping[str, Any], data: str
+) -> dict[str, list[Record]]:
+    """Latency, accuracy and size of every engine, each with what makes it true."""
     versions = tool_versions()
+    records = {}
     for label, engine in engines.items():
         timed, found, digest = bench["engines"][label], accuracy[label], file_sha256(engine)
         common = {"subject": label, "subject_sha256": digest, "device": bench["device"], "versions": versions}
-        append(
-            path,
+        records[label] = [
             Record(
                 **common,
                 kind="latency",
@@ -168,9 +167,6 @@ def write_records(
                 reasons=tuple(bench["reasons"]),
                 extra={"speedup": timed["speedup"], "settings": bench["settings"]},
             ),
-        )
-        append(
-            path,
             Record(
                 **common,
                 kind="accuracy",
@@ -178,8 +174,19 @@ def write_records(
                 unit="mAP50-95",
                 extra={"map50": found["map50"], "split": found["split"], "images": found["images"], "data_sha256": data},
             ),
-        )
-        append(path, Record(**common, kind="size", value=engine.stat().st_size, unit="bytes"))
+            Record(**common, kind="size", value=engine.stat().st_size, unit="bytes"),
+        ]
+    return records
+
+
+def keep_records(out: Path, engines: Mapping[str, Path], records: Mapping[str, list[Record]]) -> None:
+    """All in `records.jsonl`, a file made anew; those that may be used also in the bundle of their engine."""
+    path = out / "records.jsonl"
+    path.unlink(missing_ok=True)
+    for label, some in records.items():
+        for record in some:
+            append(path, record)
+        attach(engines[label].parent, [record for record in some if record.valid and record.value is not None])
 
 
 def bench_part(bench: Mapping[str, Any], engines: Mapping[str, Path], folder: Path) -> dict[str, Any]:
@@ -286,6 +293,6 @@ def write_results(
         "versions": tool_versions(),
     }
     write_json(config.out / "summary.json", summary)
-    write_records(config.out, engines, bench, accuracy, dataset.sha256)
+    keep_records(config.out, engines, records_of(engines, bench, accuracy, dataset.sha256))
     write_report(summary, config.out / "report.html")
     return summary

@@ -16,7 +16,6 @@ import pytest
 from tests import tinynet
 from tests.lab.sshd import script
 from toolchain import errors
-from toolchain.device import bundle
 from toolchain.device.bench import bench
 from toolchain.device.infer import infer
 from toolchain.device.remote import connect
@@ -174,39 +173,6 @@ def test_engine_that_cannot_be_loaded(images: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(errors.DeviceError, match="could not load"):
         infer(tmp_path / "bad.onnx", images, tmp_path / "out.npz")
-
-
-def test_bundle(engines: dict[str, Path], tmp_path: Path) -> None:
-    about: dict[str, Any] = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32"}
-    manifest = bundle.build(engines["one"], tmp_path / "bundle", ONE, **about)
-    assert bundle.verify(tmp_path / "bundle") == json.loads(json.dumps(manifest))
-    assert manifest["inputs"] == [{"name": "images", "shape": [1, 3, 32, 32], "type": "float32"}]
-    assert manifest["tried"]["output_shapes"] == [[1, 7, 16]]
-    engine = tmp_path / "bundle" / "engine.onnx"
-    engine.write_bytes(engine.read_bytes() + b"x")
-    with pytest.raises(errors.RunFolderError, match="changed"):
-        bundle.verify(tmp_path / "bundle")
-    engine.unlink()
-    with pytest.raises(errors.RunFolderError, match="missing"):
-        bundle.verify(tmp_path / "bundle")
-    with pytest.raises(errors.RunFolderError):
-        bundle.verify(tmp_path)
-
-
-@pytest.mark.parametrize("change", [{"labels": ["a"]}, {"imgsz": 64}], ids=["labels", "imgsz"])
-def test_bundle_that_does_not_fit_its_description(engines: dict[str, Path], tmp_path: Path, change: dict[str, Any]) -> None:
-    about = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "fp32", **change}
-    with pytest.raises(errors.ModelError):
-        bundle.build(engines["one"], tmp_path / "bundle", ONE, **about)
-    assert not (tmp_path / "bundle" / "manifest.json").exists()
-
-
-def test_manifest_cannot_point_outside(engines: dict[str, Path], tmp_path: Path) -> None:
-    manifest = {"format": 1, "files": {"../one.onnx": {"sha256": "0" * 64}}}
-    (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(errors.RunFolderError, match="outside"):
-        bundle.verify(tmp_path / "bundle")
 
 
 def test_agent_is_fetched_once_and_a_damaged_copy_is_replaced(tmp_path: Path) -> None:

@@ -95,9 +95,9 @@ def install(place, version, listed):
     return name
 
 
-def _tried(place, version, timeout_s):
+def _tried(place, version, limit_s):
     try:
-        return smoke.check(place.path(version), timeout_s)
+        return smoke.check(place.path(version), limit_s)
     except AgentError as error:
         place.keep_failure(version, error)
         now = place.current()
@@ -123,7 +123,7 @@ def deploy(job):
             job.event("step", name="install")
             version = install(place, version, listed)
             job.event("step", name="try")
-            tried = _tried(place, version, job.need("timeout_s", (int, float)))
+            tried = _tried(place, version, job.need("limit_s", (int, float)))
             job.event("step", name="switch")
             if version != before:
                 place.write_history([*place.history(), version])
@@ -147,7 +147,7 @@ def rollback(job):
         if wrong is not None:
             raise AgentError("deploy", "%s cannot be gone back to: %s; %s stays in service" % (version, wrong, before))
         job.event("step", name="try")
-        tried = _tried(place, version, job.need("timeout_s", (int, float)))
+        tried = _tried(place, version, job.need("limit_s", (int, float)))
         job.event("step", name="switch")
         place.switch(version)
         place.write_history(known[:-1])

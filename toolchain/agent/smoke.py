@@ -20,7 +20,7 @@ def _die_with_agent():
     ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
-def run(folder, min_score, timeout_s):
+def run(folder, min_score, limit_s):
     """What the bundle's infer.py answers for its sample picture.
 
     Raises:
@@ -30,10 +30,10 @@ def run(folder, min_score, timeout_s):
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, cwd="/", preexec_fn=_die_with_agent, **pipes) as process:
         try:
-            said, complained = process.communicate(timeout=timeout_s)
+            said, complained = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise AgentError("smoke", "infer.py did not end within %g s" % timeout_s) from None
+            raise AgentError("smoke", "infer.py did not end within %g s" % limit_s) from None
     text = complained.decode("utf-8", "replace").strip()[-2000:]
     if process.returncode == -signal.SIGKILL:
         raise AgentError("out_of_memory", "infer.py was killed (signal 9)")
@@ -85,7 +85,7 @@ def differences(expected, found):
     return said + ["found: " + describe(one) for one in left if not one["score"] <= surely]
 
 
-def check(folder, timeout_s):
+def check(folder, limit_s):
     """Run it and compare.
 
     Returns:
@@ -93,7 +93,7 @@ def check(folder, timeout_s):
     """
     with open(os.path.join(folder, EXPECTED)) as stream:
         expected = json.load(stream)
-    answer = run(folder, expected["min_score"], timeout_s)
+    answer = run(folder, expected["min_score"], limit_s)
     wrong = differences(expected, answer["detections"])
     if wrong:
         more = "" if len(wrong) <= SHOWN else " and %d more" % (len(wrong) - SHOWN)
@@ -113,6 +113,6 @@ def trial(job):
     try:
         for name, path in job.need("files", dict).items():
             os.symlink(path, os.path.join(folder, os.path.basename(name)))
-        return run(folder, job.need("min_score", (int, float)), job.need("timeout_s", (int, float)))
+        return run(folder, job.need("min_score", (int, float)), job.need("limit_s", (int, float)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

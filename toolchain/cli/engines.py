@@ -20,16 +20,17 @@ def build(
     precision: Annotated[str, typer.Option("--precision", help="fp32 or int8, for the record")] = "fp32",
     provider: Provider = "CPUExecutionProvider",
     threads: Threads = 2,
+    sample: Annotated[Path | None, typer.Option("--sample", help="picture to try it on; default: a drawn pattern")] = None,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
-    """A bundle (engine, manifest with hashes) whose engine has really run on the host."""
+    """A bundle (engine, infer.py, manifest with hashes) that has really run on the host."""
     from toolchain import verbs
     from toolchain.device.settings import On
 
     on = On(host=host, provider=provider, threads=threads, python=python, target=target)
-    result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision)
-    finish(result, as_json, f"loaded and run on {host}\n{out}")
+    result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample)
+    finish(result, as_json, f"loaded and run on {host}\n{out}\nnext: toolchain deploy {out} HOST")
 
 
 @app.command()

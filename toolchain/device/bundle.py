@@ -1,75 +1,167 @@
-"""The thing that ships: an engine that has really run on its device, with a manifest that names every file by hash."""
+"""The thing that ships: an engine that has really run on its device, a program that runs it, and a manifest over everything."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from toolchain.device.engine_messages import BuildAnswer
 from toolchain.device.infer import PROBE_S
-from toolchain.device.messages import check
+from toolchain.device.lock import hold
+from toolchain.device.manifest import (
+    ALWAYS,
+    EXPECTED,
+    INFER,
+    LABELS,
+    MANIFEST,
+    PROCESSING,
+    SAMPLE,
+    entries,
+    verify,
+    write_manifest,
+)
+from toolchain.device.messages import Message, Text, check
 from toolchain.device.remote import connect
+from toolchain.device.sample import sample_picture
+from toolchain.device.session import AgentSession
 from toolchain.device.settings import HERE, On
 from toolchain.device.state_messages import Probe
 from toolchain.errors import ModelError, RunFolderError
-from toolchain.stage import file_sha256, read_json, tool_versions, write_json
+from toolchain.imaging import PAD_VALUE
+from toolchain.stage import tool_versions, write_bytes, write_json
 
-FORMAT = 1
+__all__ = ["build", "verify"]
+
 ENGINE = "engine.onnx"
-MANIFEST = "manifest.json"
+MIN_SCORE, NMS_IOU, MAX_DETECTIONS = 0.25, 0.7, 300  # suppression as in evaluation; the score is the one detectors are used at
+LEAST_SCORE = 0.001
+SCORE_TOLERANCE = 0.2  # of the threshold: 0.05 at 0.25, more than FP16 or another CPU's INT8 kernels shift a score
+MEANING = "(batch, 4 + classes, anchors): centre x, centre y, width, height in pixels, then scores 0..1"
 
 
-def _preprocessing(imgsz: int) -> dict[str, Any]:
-    return {
-        "resize": "letterbox: scale the longer side to imgsz with bilinear interpolation, keep the aspect, centre",
-        "imgsz": imgsz, "pad_value": 114, "colour": "RGB", "layout": "NCHW", "scale": "divide by 255 to 0..1",
-    }  # fmt: skip
+class Detection(Message):
+    """One object, in pixels of the picture."""
+
+    class_id: Annotated[int, Field(alias="class", ge=0)]
+    label: Text
+    score: Annotated[float, Field(ge=0, le=1.02)]
+    box: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=4, max_length=4)]
+
+
+class TrialAnswer(Message):
+    """What infer.py found on the sample picture, best score first, and how long its parts took."""
+
+    detections: Annotated[list[Detection], Field(max_length=MAX_DETECTIONS)]
+    times: dict[Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 def build(
-    onnx: Path, out: Path, on: On = HERE, *, labels: list[str], imgsz: int, precision: str, timeout_s: float = 600.0
-) -> dict[str, Any]:
-    """Copy the graph to out/engine.onnx, load and run it on the host, write out/manifest.json.
+    onnx: Path, out: Path, on: On = HERE, *, labels: Sequence[str], imgsz: int, precision: str, sample: Path | None = None,
+    timeout_s: float = 600.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Load and run the graph on the host, try the bundle's own infer.py there, then put the whole folder in place in one step.
 
     Args:
-        onnx: the graph.
+        onnx: the graph; ONNX Runtime loads it as it is, so it is engine and source in one file.
+        out: the bundle's folder; an older bundle there is replaced.
         on: device, runtime, threads; its target is kept for the record.
         labels: class names, as many as the output has score rows.
         imgsz: side of the square input, pixels.
         precision: fp32, fp16 or int8, for the record.
-        timeout_s: longest wait for loading or for the first inference.
+        sample: picture for the trial on each device, kept in the bundle at the network's scale; without one, a drawn pattern.
+        timeout_s: longest wait for loading, for the first inference or for the trial.
 
     Returns:
         the manifest.
 
     Raises:
-        ModelError: the engine's input or output does not fit imgsz and labels.
+        ModelError: the engine's input or output does not fit imgsz and labels, or a class name does not fit a line.
+        RunFolderError: `out` holds something else than a bundle.
         DeviceError and its kinds.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    engine = out / ENGINE
-    shutil.copyfile(onnx, engine)
-    with connect(on.host, python=on.python) as device, device.session() as session:
-        probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
-        fields: dict[str, Any] = {"path": session.put(engine), "imgsz": imgsz, **on.engine_fields()}
-        ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, **fields))
-    _fits(ran, imgsz, len(labels))
-    manifest = {
-        "format": FORMAT,
-        "files": {ENGINE: {"sha256": file_sha256(engine), "size_bytes": engine.stat().st_size}},
-        "target": on.target, "precision": precision, "labels": list(labels), "preprocessing": _preprocessing(imgsz),
-        "runtime": {"name": on.runtime, "version": ran.runtime_version, "provider": ran.provider, "options": ran.options},
+    if bad := [name for name in labels if not name.isprintable()]:
+        raise ModelError("a class name does not fit on a line of text", got=repr(bad[0]))
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise RunFolderError("the folder holds something else than a bundle", got=str(out), fix="another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as parent:
+        made = Path(parent) / "bundle"
+        made.mkdir()
+        shutil.copyfile(onnx, made / ENGINE)
+        with connect(on.host, python=on.python) as device, device.session() as session:
+            hold(session, wait_s=on.wait_s)
+            probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
+            fields: dict[str, Any] = {"path": session.put(made / ENGINE), "imgsz": imgsz, **on.engine_fields()}
+            ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, **fields))
+            _fits(ran, imgsz, len(labels))
+            _write_files(made, ran, labels, imgsz, sample)
+            values = _values(on, precision, probe, ran)
+            before = {**values, "files": entries(made, [ENGINE, *(name for name in ALWAYS if name != EXPECTED)])}
+            write_manifest(made, before)
+            write_json(made / EXPECTED, _expected(session, made, [*before["files"], MANIFEST], timeout_s))
+        manifest = write_manifest(made, {**values, "files": entries(made, [ENGINE, *ALWAYS])})
+        _put_in_place(made, out, Path(parent) / "old")
+    return manifest.to_json()
+
+
+def _values(on: On, precision: str, probe: Probe, ran: BuildAnswer) -> dict[str, Any]:
+    return {
+        "engine": ENGINE, "source": ENGINE, "target": on.target, "precision": precision,
+        "runtime": {"name": on.runtime, "version": ran.runtime_version, "provider": ran.provider, "threads": on.threads,
+                    "options": ran.options},
         "inputs": [tensor.model_dump() for tensor in ran.inputs],
         "outputs": [tensor.model_dump() for tensor in ran.outputs],
-        "output_meaning": "(batch, 4 + classes, anchors): centre x, centre y, width, height in pixels, then scores 0..1",
         "device": probe.model_dump(),
         "tried": {"load_ms": ran.load_ms, "first_inference_ms": ran.first_inference_ms, "input_shape": ran.ran_input_shape,
                   "output_shapes": ran.ran_output_shapes},
         "versions": tool_versions(),
     }  # fmt: skip
-    write_json(out / MANIFEST, manifest)
-    return manifest
+
+
+def _write_files(folder: Path, ran: BuildAnswer, labels: Sequence[str], imgsz: int, sample: Path | None) -> None:
+    write_bytes(folder / LABELS, "".join(f"{name}\n" for name in labels).encode())
+    write_bytes(folder / INFER, (resources.files("toolchain.device") / "bundle_files" / INFER).read_bytes())
+    write_bytes(folder / SAMPLE, sample_picture(imgsz, sample))
+    resize = "letterbox: scale the longer side to imgsz with bilinear interpolation, keep the aspect, centre on pad_value"
+    write_json(folder / PROCESSING, {
+        "input": {"resize": resize, "imgsz": imgsz, "pad_value": PAD_VALUE, "colour": "RGB", "layout": "NCHW",
+                  "scale": "divide by 255 to 0..1", "type": ran.inputs[0].type, "batch": ran.ran_input_shape[0]},
+        "output": {"meaning": MEANING, "min_score": MIN_SCORE, "iou": NMS_IOU, "max_detections": MAX_DETECTIONS},
+    })  # fmt: skip
+
+
+def _expected(session: AgentSession, folder: Path, names: Sequence[str], timeout_s: float) -> dict[str, Any]:
+    """What infer.py finds there. Where nothing reaches the usual score the threshold goes down, so that there is something to
+    compare."""
+    files = {name: session.put(folder / name) for name in names}
+    answer = session.request("trial", timeout_s=timeout_s + 10, files=files, min_score=LEAST_SCORE, limit_s=timeout_s)
+    found = check(TrialAnswer, answer).detections
+    best = max((one.score for one in found), default=0.0)
+    min_score = MIN_SCORE if best > MIN_SCORE * (1 + SCORE_TOLERANCE) or not found else best / 2
+    kept = [one.model_dump(by_alias=True) for one in found if one.score > min_score]
+    return {
+        "picture": SAMPLE, "min_score": min_score, "score_tolerance": SCORE_TOLERANCE * min_score, "least_iou": NMS_IOU,
+        "detections": kept,
+    }  # fmt: skip
+
+
+def _put_in_place(made: Path, out: Path, aside: Path) -> None:
+    """Rename the new folder to its place; what was there goes only once that is done."""
+    if not out.exists():
+        made.rename(out)
+        return
+    out.rename(aside)
+    try:
+        made.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
 
 
 def _fits(ran: BuildAnswer, imgsz: int, classes: int) -> None:
@@ -79,27 +171,3 @@ def _fits(ran: BuildAnswer, imgsz: int, classes: int) -> None:
     if len(shape) != 3 or shape[1] != 4 + classes:
         expected = f"(batch, {4 + classes}, anchors) for {classes} classes"
         raise ModelError("the engine's first output does not fit the class names", got=f"{shape}, expected {expected}")
-
-
-def verify(bundle: Path) -> dict[str, Any]:
-    """Check every file of a bundle against its manifest.
-
-    Returns:
-        the manifest.
-
-    Raises:
-        RunFolderError: no manifest, another format, a file missing or changed.
-    """
-    manifest = read_json(bundle / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-        raise RunFolderError("not a bundle of this version", got=str(bundle / MANIFEST), fix="build it again")
-    for name, expected in manifest["files"].items():
-        path = bundle / name
-        if Path(name).name != name or not isinstance(expected, dict):
-            raise RunFolderError("the manifest names a file outside the bundle", got=repr(name))
-        if not path.is_file():
-            raise RunFolderError("a file of the bundle is missing", got=str(path), fix="copy the bundle again, or build it again")
-        if (got := file_sha256(path)) != expected.get("sha256"):
-            fix = "copy the bundle again, or build it again"
-            raise RunFolderError("a file of the bundle was changed", got=f"{path}: sha256 {got}", fix=fix)
-    return manifest

@@ -8,6 +8,8 @@ from typing import Any
 
 from toolchain.config import Int8Section
 from toolchain.device.infer import infer
+from toolchain.device.recover import recover
+from toolchain.device.manifest import engine_of
 from toolchain.device.settings import HERE, On
 from toolchain.errors import AccuracyGateError, UsageError
 from toolchain.pruning.prune import check_imgsz
@@ -30,7 +32,7 @@ def evaluate(
     from toolchain.yolo.evaluate import evaluate_file, evaluate_module, prepare_split
 
     if model.is_dir():
-        model = model / "engine.onnx"
+        model = engine_of(model)
     if model.suffix not in (".pt", ".onnx"):
         raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx or a bundle folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def evaluate(
         dataset = load_dataset(data)
         images, letterboxes = prepare_split(dataset, split, imgsz, out)
         predictions = out / f"{name}.npz"
-        ran = infer(model, images, predictions, on)
+        ran = recover(lambda: infer(model, images, predictions, on), on)
         accuracy = evaluate_file(predictions, dataset, split, imgsz, letterboxes)
         result = accuracy.to_dict() | {"engine": ran.to_json()}
     write_json(out / f"{name}.json", result)
