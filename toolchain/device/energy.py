@@ -14,7 +14,8 @@ from toolchain.measurement.energy_result import EnergyResult, not_measured
 
 def measure(
     device: Device, engines: Mapping[str, Path], out: Path, request: EnergyRequest, *, target: Target | None,
-    fields: Mapping[str, Any], latency_p50_ms: Mapping[str, float] | None = None, imgsz: int | None = None, timeout_s: float = 600.0,
+    fields: Mapping[str, Any], latency_p50_ms: Mapping[str, float] | None = None, imgsz: int | None = None,
+    timeout_s: float = 600.0,
 ) -> dict[str, EnergyResult]:  # fmt: skip
     """Energy of every engine, one window each a round, the order turning round; windows already in `out` are kept.
 

@@ -13,7 +13,7 @@ MARKER_S = (3.0, 3.35, 3.7)  # three bursts of unequal length: a meter that read
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds of each phase of one repeat: idle, lead-in, window, run-on, idle; with a meter of its own clock marker bursts first.
+    """Seconds of each phase of one repeat: idle, lead-in, window, run-on, idle; before it marker bursts where a meter needs them.
 
     Attributes:
         window_s: the least; `updates` of the sensor make it longer where it refreshes slowly.

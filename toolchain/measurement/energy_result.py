@@ -76,7 +76,9 @@ class EnergyResult:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> EnergyResult:
         """Inverse of `to_json`."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "valid"}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "valid"
+        }
         if values.get("saving") is not None:
             values["saving"] = Ratio(**values["saving"])
         return EnergyResult(**values)
