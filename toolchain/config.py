@@ -76,6 +76,17 @@ class Int8Section(Section):
     keep_float: list[str] = Field(default_factory=list)
 
 
+class SelectSection(Section):
+    """How widths are chosen for a budget; see docs/selection.md."""
+
+    precision: Literal["fp32", "int8"] = "int8"
+    samples: int = Field(default=100, ge=20)  # plans timed to learn the device
+    rounds: int = Field(default=4, ge=1)
+    floor: float = Field(default=0.1, gt=0, lt=1)  # least kept share of any group
+    criterion: str = "fisher"
+    images: int | None = Field(default=None, ge=1)  # None: all training images
+
+
 class BenchSection(Section):
     runtime: str = "onnxruntime"
     provider: str = "CPUExecutionProvider"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.config import PruneSection, TrainSection, read_toml
+from toolchain.config import PruneSection, SelectSection, TrainSection, read_toml
 from toolchain.errors import ConfigError, RunFolderError, UsageError
 from toolchain.pruning.prune import PruneRequest
 from toolchain.stage import read_json
@@ -78,6 +78,17 @@ def layer_ratios(file: Path | None, flags: Mapping[str, float]) -> dict[str, flo
     if wrong:
         raise ConfigError("a layer's ratio must be a number", got=f"{file}: {wrong}", fix='"model.4.cv1" = 0.3')
     return {**values, **flags}
+
+
+def select_section(**values: Any) -> SelectSection:
+    """Flags -> selection section."""
+    from pydantic import ValidationError
+
+    try:
+        return SelectSection(**values)
+    except ValidationError as error:
+        got = "; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ConfigError("selection settings out of range", got=got, fix="see `toolchain select --help`") from error
 
 
 def train_section(*, extra: Sequence[str] | None = None, **values: Any) -> TrainSection:

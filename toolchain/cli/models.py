@@ -24,6 +24,7 @@ from toolchain.cli.options import (
     Split,
     Strategy,
     Target,
+    Threads,
     app,
     finish,
     folder,
@@ -71,6 +72,44 @@ def prune(
         f"asked {result['asked_ratio']:.0%} by {result['strategy']}, reached {reached['macs']:.1%} of multiply-adds, "
         f"{reached['params']:.1%} of weights, {reached['channels']:.1%} of channels\n{out / 'pruned.pt'}\n"
         f"next: toolchain finetune {out / 'pruned.pt'} --teacher {model} --data DATA.yaml",
+    )  # fmt: skip
+
+
+@app.command()
+def select(
+    model: Model,
+    data: Data,
+    budget: Annotated[list[str], typer.Option("--budget", help="latency=0.5x, 8ms, size=1.5MB; may be repeated")],
+    out: Out = Path("runs/select"),
+    imgsz: Imgsz = 640,
+    precision: Annotated[str, typer.Option("--precision", help="of the engine that must meet the budget: fp32, int8")] = "int8",
+    target: Target = "host-cpu",
+    host: Host = "local",
+    threads: Threads = 2,
+    python: Python = None,
+    samples: Annotated[int, typer.Option("--samples", help="plans timed to learn the device")] = 100,
+    rounds: Annotated[int, typer.Option("--rounds", help="most turns of solve, build, time, learn")] = 4,
+    align: Align = None,
+    criterion: Criterion = "fisher",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Choose every layer's width so that the engine measured on the device meets the budget."""
+    from toolchain import requests, verbs
+    from toolchain.device.settings import On
+    from toolchain.device.target import load_target
+    from toolchain.selection.budget import parse_budgets
+
+    section = requests.select_section(precision=precision, samples=samples, rounds=rounds, criterion=criterion)
+    result = verbs.select(
+        model, folder(out), parse_budgets(budget), data=data, imgsz=imgsz, section=section, seed=seed,
+        on=On(host, threads=threads, python=python, target=target), align=align or load_target(target).channel_alignment,
+    )  # fmt: skip
+    finish(
+        result, as_json,
+        f"{result['measured']:.3f} of the dense engine's latency, asked {result['share']:.3f}; {len(result['rounds'])} rounds, "
+        f"{result['reached']['macs']:.1%} of multiply-adds gone\n{out / 'pruned.pt'}\n"
+        f"next: toolchain finetune {out / 'pruned.pt'} --teacher {model} --data {data}",
     )  # fmt: skip
 
 

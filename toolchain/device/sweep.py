@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +38,7 @@ class Timing:
 
     Attributes:
         label: of the engine.
+        about: whatever the caller wants to find beside the timing, such as its plan.
         ratio: median over rounds of engine / reference, each the median of its turn; below 1 is faster.
         error: standard error of `ratio`, relative.
         steady: False when `error` stayed above the limit: not to be fitted on.
@@ -45,6 +46,7 @@ class Timing:
     """
 
     label: str
+    about: dict[str, Any]
     sha256: str
     ratio: float
     error: float
@@ -54,17 +56,23 @@ class Timing:
     size_bytes: int
 
 
-Make = Callable[[], Path]
+@dataclass(frozen=True)
+class Candidate:
+    """An engine to be timed; `make` writes its file and is called only when it is."""
+
+    label: str
+    make: Callable[[], Path]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
-def sweep(engines: Iterable[tuple[str, Make]], reference: Path, out: Path, *, on: On, total: int | None = None) -> list[Timing]:
+def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, identity: str | None = None) -> list[Timing]:
     """Time every engine that `out` does not hold yet.
 
     Args:
-        engines: label and a function that writes the engine's file; called only for those that are missing.
+        engines: those already in `out`, by label, are not timed again.
         reference: engine that everything is divided by; the same one for all lines of `out`.
         out: JSON lines.
-        total: how many engines there are, for the progress.
+        identity: what makes lines of `out` belong together; default: the reference's hash.
 
     Returns:
         all timings of these labels, in order.
@@ -73,27 +81,28 @@ def sweep(engines: Iterable[tuple[str, Make]], reference: Path, out: Path, *, on
         RunFolderError: `out` was made with another reference.
         DeviceError and its kinds: the timings before are kept.
     """
-    known = load(out, file_sha256(reference))
+    identity = identity or file_sha256(reference)
+    known = load(out, identity)
     wanted = list(engines)
-    missing = [(label, make) for label, make in wanted if label not in known]
+    missing = [one for one in wanted if one.label not in known]
     if missing:
-        with progress.task(f"Timing engines on {on.host}", total=total or len(wanted), unit="engines") as task:
+        with progress.task(f"Timing engines on {on.host}", total=len(wanted), unit="engines") as task:
             task.advance(len(wanted) - len(missing))
             for timing in _measure(missing, reference, on):
                 known[timing.label] = timing
-                _append(out, timing, file_sha256(reference), on)
+                _append(out, timing, identity, on)
                 task.advance(note=f"{timing.ratio:.3f}")
-    return [known[label] for label, _ in wanted]
+    return [known[one.label] for one in wanted]
 
 
-def _measure(engines: list[tuple[str, Make]], reference: Path, on: On) -> Iterator[Timing]:
+def _measure(engines: list[Candidate], reference: Path, on: On) -> Iterator[Timing]:
     with connect(on.host, python=on.python) as device, device.session() as base:
         _load(base, reference, on)
-        for label, make in engines:
-            path = make()
+        for one in engines:
+            path = one.make()
             with device.session() as agent:
                 _load(agent, path, on)
-                yield _compare(label, path, agent, base)
+                yield _compare(one, path, agent, base)
 
 
 def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
@@ -101,7 +110,7 @@ def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
     return check(BenchAnswer, agent.request("bench", timeout_s=300.0, path=agent.put(path), **fields))
 
 
-def _compare(label: str, path: Path, agent: AgentSession, base: AgentSession) -> Timing:
+def _compare(one: Candidate, path: Path, agent: AgentSession, base: AgentSession) -> Timing:
     """Rounds until the ratio is known well enough, or for so long that the machine must be called unsteady."""
     mine: list[float] = []
     other: list[float] = []
@@ -113,10 +122,12 @@ def _compare(label: str, path: Path, agent: AgentSession, base: AgentSession) ->
             kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
         ratios = [a / b for a, b in zip(mine, other, strict=True)]
         error = relative_error(ratios)
-    return Timing(label, file_sha256(path), median(ratios), error, error <= ERROR_LIMIT, mine, other, path.stat().st_size)
+    return Timing(
+        one.label, one.about, file_sha256(path), median(ratios), error, error <= ERROR_LIMIT, mine, other, path.stat().st_size
+    )
 
 
-def load(path: Path, reference_sha256: str) -> dict[str, Timing]:
+def load(path: Path, identity: str) -> dict[str, Timing]:
     """The timings of a file by label; a line torn by a kill is passed over.
 
     Raises:
@@ -128,15 +139,15 @@ def load(path: Path, reference_sha256: str) -> dict[str, Timing]:
             data: dict[str, Any] = json.loads(line)
         except ValueError:
             continue
-        if data.pop("reference_sha256") != reference_sha256:
+        if data.pop("identity") != identity:
             raise RunFolderError("timings against another reference engine", got=str(path), fix="another --out")
         data.pop("on")
         found[data["label"]] = Timing(**data)
     return found
 
 
-def _append(path: Path, timing: Timing, reference_sha256: str, on: On) -> None:
-    line = json.dumps({**asdict(timing), "reference_sha256": reference_sha256, "on": asdict(on)}, allow_nan=False)
+def _append(path: Path, timing: Timing, identity: str, on: On) -> None:
+    line = json.dumps({**asdict(timing), "identity": identity, "on": asdict(on)}, allow_nan=False)
     with path.open("a") as stream:
         stream.write(("\n" if stream.tell() and not path.read_text().endswith("\n") else "") + line + "\n")
         stream.flush()

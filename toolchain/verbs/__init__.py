@@ -5,6 +5,7 @@ from toolchain.pruning.sensitivity import sensitivity
 from toolchain.verbs.accuracy import evaluate, quantize
 from toolchain.verbs.engines import bench, build, profile
 from toolchain.verbs.networks import export, finetune, sensitivity_page
+from toolchain.verbs.selecting import select
 
 __all__ = [
     "PruneRequest",
@@ -17,6 +18,7 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "select",
     "sensitivity",
     "sensitivity_page",
 ]
