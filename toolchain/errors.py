@@ -32,7 +32,8 @@ ToolchainError                      1   something failed; the text says what, wh
 │   ├── DeployError                 9   a bundle was not put into service; what was there stays
 │   └── ProtocolError               9   the agent's answer is not what the protocol allows
 ├── MeasurementError               10   a result that must not be used
-└── RunFolderError                 11   the run folder belongs to another job or is damaged
+├── RunFolderError                 11   the run folder belongs to another job or is damaged
+└── BudgetError                    12   a budget that cannot be met, or that contradicts another
 """
 
 from __future__ import annotations
@@ -133,7 +134,15 @@ class AccuracyGateError(QuantizationError):
 
 
 class DeviceError(ToolchainError):
+    """
+    Attributes:
+        reached: False if the login did not come about.
+        boot_id: what the device's kernel called the boot it was in, where it is known.
+    """
+
     exit_code = 9
+    reached = True
+    boot_id: str | None = None
 
 
 class UnreachableError(DeviceError):
@@ -190,3 +199,7 @@ class MeasurementError(ToolchainError):
 
 class RunFolderError(ToolchainError):
     exit_code = 11
+
+
+class BudgetError(ToolchainError):
+    exit_code = 12

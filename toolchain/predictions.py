@@ -44,7 +44,8 @@ class Predictions:
         try:
             with np.load(path, allow_pickle=False) as data:
                 rows, counts = data["rows"], data["counts"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, MemoryError,
+                zipfile.BadZipFile, RuntimeError) as error:  # fmt: skip
             raise DataError("not a predictions file", got=f"{path}: {error}") from error
         if rows.ndim != 2 or rows.dtype != np.float32 or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
             raise DataError("predictions have the wrong shape or type", got=f"{path}: {rows.shape} {rows.dtype}")

@@ -11,7 +11,7 @@ from toolchain.device.engine_messages import InferAnswer, Turn
 from toolchain.device.messages import Failure, Hello, check, parse_line
 from toolchain.errors import ProtocolError
 
-HELLO = {"protocol": 1, "python": "3.6.9", "arch": "aarch64", "pid": 7}
+HELLO = {"protocol": 2, "python": "3.6.9", "arch": "aarch64", "pid": 7, "boot_id": None, "oom_kills": None}
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

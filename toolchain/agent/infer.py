@@ -1,6 +1,5 @@
 """Run an engine over a set of pictures and keep the candidate boxes."""
 
-import os
 import time
 
 import numpy as np
@@ -43,12 +42,18 @@ def checked(outputs, count):
 
 
 def infer(job):
-    """All pictures through the engine; rows and counts go into a new .npz of this process."""
-    engine, load_ms = engines.open_engine(job)
+    """Pictures `start` to `stop` of the set through the engine, which stays loaded for the next part.
+
+    Rows and counts go into an .npz, named by its hash, that any later session can fetch.
+    """
+    engine, load_ms = loaded(job)
     images, batch, free = open_images(job.need("images", str), engine)
-    rows, counts, seconds, spoke = [], [], 0.0, time.time()
-    for start in range(0, len(images), batch):
-        chunk = np.asarray(images[start : start + batch])
+    first, stop = job.need("start", int), job.need("stop", int)
+    if not 0 <= first < stop <= len(images):
+        raise AgentError("bad_request", "pictures %d to %d of %d" % (first, stop, len(images)))
+    rows, counts, seconds, spoke = [], [], 0.0, time.monotonic()
+    for start in range(first, stop, batch):
+        chunk = np.asarray(images[start : min(start + batch, stop)])
         if len(chunk) < batch and not free:  # a fixed batch is filled up with grey; the extra outputs are dropped
             fill = np.full((batch - len(chunk), *chunk.shape[1:]), 114, dtype=np.uint8)
             padded = np.concatenate([chunk, fill])
@@ -61,20 +66,18 @@ def infer(job):
         some, each = candidates(checked(outputs, len(chunk)))
         rows.append(some)
         counts.append(each)
-        if time.time() - spoke > PROGRESS_EVERY_S:
-            spoke = time.time()
+        if time.monotonic() - spoke > PROGRESS_EVERY_S:
+            spoke = time.monotonic()
             job.event("progress", done=start + len(chunk), total=len(images))
     path = files.new_output(job, ".npz")
-    job.memory.setdefault("outputs", []).append(path)
     np.savez(path, rows=np.concatenate(rows), counts=np.concatenate(counts))
-    return {
-        "path": path,
-        "sha256": files.sha256(path),
-        "size": os.path.getsize(path),
-        "images": len(images),
-        "batch": batch,
-        "seconds": seconds,
-        "load_ms": load_ms,
-        "provider": engine.provider,
-        "runtime_version": engine.version,
-    }
+    about = {"images": stop - first, "batch": batch, "seconds": seconds, "load_ms": load_ms}
+    return dict(about, provider=engine.provider, runtime_version=engine.version, **files.publish(path))
+
+
+def loaded(job):
+    """The engine, loaded once for all parts, and how long that took."""
+    key = [job.request.get(name) for name in ("path", "runtime", "provider", "threads")]
+    if job.memory.get("infer", (None,))[0] != key:
+        job.memory["infer"] = (key, *engines.open_engine(job))
+    return job.memory["infer"][1:]

@@ -9,14 +9,15 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from toolchain.errors import ConnectionLostError, RemoteTimeoutError, RuntimeMissingError
 
-ONE_LINER = (
-    "import sys;exec(sys.stdin.buffer.read(int(sys.argv[1])))"  # the loader follows on stdin, so no data is in the command
-)
+# The loader follows on stdin, so no data is in the command; a buffer of one byte reads nothing of what comes behind it.
+ONE_LINER = "import io,sys;exec(io.BufferedReader(io.FileIO(0,closefd=False),1).read(int(sys.argv[1])))"
 STDERR_TAIL = 4000
+KILL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Ended:
 
 
 class Channel(Protocol):
-    """What the session needs of a process."""
+    """What the session needs of a process. `quiet`: raw bytes are being sent, nothing may come between them."""
+
+    quiet: bool
 
     def read(self, timeout_s: float) -> bytes:
         """Some bytes of its stdout; b"" at the end. Raises RemoteTimeoutError."""
@@ -38,6 +41,10 @@ class Channel(Protocol):
 
     def write(self, data: bytes, timeout_s: float) -> None:
         """All of `data` to its stdin. Raises RemoteTimeoutError, ConnectionLostError."""
+        ...
+
+    def keep(self, every_s: float) -> None:
+        """Send an empty line every so many seconds, where the process could not see otherwise that we are gone."""
         ...
 
     def finish(self, timeout_s: float) -> Ended:
@@ -50,7 +57,9 @@ class Channel(Protocol):
 
 
 class LocalChannel:
-    """A child process of this one."""
+    """A child process of this one, in a session of its own: Ctrl-C is for us, and we end it."""
+
+    quiet = False
 
     def __init__(self, python: str, loader_size: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _release
@@ -58,6 +67,7 @@ class LocalChannel:
             self._process = subprocess.Popen(
                 [os.path.abspath(python) if "/" in python else python, "-c", ONE_LINER, str(loader_size)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0, cwd="/",
+                start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             self._stderr.close()
@@ -87,22 +97,32 @@ class LocalChannel:
                     raise ConnectionLostError("the process has closed its input", got=str(error)) from error
                 view = view[sent or 0 :]
 
+    def keep(self, every_s: float) -> None:
+        pass  # the kernel closes its stdin when we end
+
     def finish(self, timeout_s: float) -> Ended:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        try:
-            status = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        status = self._wait(timeout_s)
+        if status is None:
             self._process.kill()
-            status = self._process.wait()
+            status = self._wait(KILL_S)
         stderr = self._tail()
         self._release()
-        return Ended(status, None, stderr) if status >= 0 else Ended(None, -status, stderr)
+        if status is None:
+            return Ended(None, None, stderr, "the process cannot be ended")
+        return Ended(status, None, stderr) if status >= 0 else Ended(None, -status, f"{stderr}\n{_oom_kills()}")
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._wait(KILL_S)
         self._release()
+
+    def _wait(self, timeout_s: float) -> int | None:
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None  # in a driver's hands; not even a kill reaches it
 
     def _tail(self) -> str:
         if self._stderr.closed:
@@ -117,3 +137,12 @@ class LocalChannel:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _oom_kills() -> str:
+    """The kernel's line on how often it killed for want of memory, as the wrapper prints it on a remote machine."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return ""
+    return "".join(line for line in lines if line.startswith("oom_kill"))

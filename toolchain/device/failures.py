@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from toolchain import errors
 from toolchain.device.channel import Ended
-from toolchain.device.messages import Failure, check
+from toolchain.device.messages import Failure, Hello, check
 from toolchain.errors import ConnectionLostError, DeviceError, ProtocolError, RuntimeMissingError
 
 KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
@@ -23,6 +24,7 @@ KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
     "deploy": (errors.DeployError, "the deployment was not made", ""),
     "smoke": (errors.DeployError, "the bundle fails its trial there", "build it on that device: toolchain build --host"),
     "busy": (errors.DeviceBusyError, "somebody else is at work there", "wait for them and try again"),
+    "sensor": (DeviceError, "a power sensor cannot be read", "see toolchain doctor for what is readable"),
     "data": (errors.DataError, "the pictures do not fit the engine", "prepare them for the engine's input size"),
     "bad_request": (ProtocolError, "the agent does not understand the request", ""),
     "internal": (DeviceError, "the agent failed", ""),
@@ -41,8 +43,18 @@ def reported(host: str, doing: str, data: object) -> errors.ToolchainError:
     return kind(f"{host}, {doing}: {what}", got=_safe(report.text), fix=fix)
 
 
-def ended(host: str, doing: str, end: Ended, noise: bytes) -> DeviceError:
-    """The error for a process that ended before it answered."""
+def _other_kill(stderr: str, hello: Hello | None) -> bool:
+    """Whether the kernel's count, printed by the wrapper after the death, says that it was not short of memory."""
+    counted = re.findall(r"^oom_kill (\d{1,18})$", stderr, re.MULTILINE)
+    return bool(counted) and hello is not None and hello.oom_kills is not None and int(counted[-1]) <= hello.oom_kills
+
+
+def ended(host: str, doing: str, end: Ended, noise: bytes, hello: Hello | None = None) -> DeviceError:
+    """The error for a process that ended before it answered.
+
+    Args:
+        hello: what it said at its start, if it came so far.
+    """
     where = f"{host}, {doing}"
     tail = _safe(end.stderr.strip())[-1500:]
     number = end.signal if end.signal is not None else (end.status - 128 if end.status and end.status > 128 else None)
@@ -50,6 +62,9 @@ def ended(host: str, doing: str, end: Ended, noise: bytes) -> DeviceError:
         return ConnectionLostError(
             f"{where}: the link was cut", got=end.link_lost, fix="run the same command: what was measured is kept"
         )
+    if number == signal.SIGKILL and _other_kill(end.stderr, hello):
+        got = "signal 9; the kernel counts no process killed for want of memory since the agent began"
+        return DeviceError(f"{where}: the process was killed by someone", got=got, fix="find out who or what kills there")
     if number == signal.SIGKILL:
         fix = "most likely the system was out of memory: close other programs, or take a smaller model"
         return errors.OutOfMemoryError(f"{where}: the process was killed", got="signal 9", fix=fix)

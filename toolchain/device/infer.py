@@ -10,12 +10,13 @@ import numpy as np
 
 from toolchain import progress
 from toolchain.device.engine_messages import InferAnswer
+from toolchain.device.lock import hold
 from toolchain.device.messages import Progress, check
+from toolchain.device.parts import Parts
 from toolchain.device.remote import connect
 from toolchain.device.settings import HERE, On
 from toolchain.device.state_messages import Probe
 from toolchain.errors import DataError, ProtocolError
-from toolchain.predictions import Predictions
 from toolchain.stage import file_sha256
 
 PROBE_S = 60.0
@@ -56,6 +57,8 @@ def _count(images_npy: Path) -> int:
 def infer(engine: Path, images_npy: Path, out_npz: Path, on: On = HERE, *, timeout_s: float = 600.0) -> InferResult:
     """Write the engine's raw detections as a `Predictions` file.
 
+    The set goes through in parts, each kept beside `out_npz` when it has come back, so that a second call goes on.
+
     Args:
         engine: model file whose first output is (batch, 4 + classes, anchors), decoded.
         images_npy: (n, 3, size, size) uint8 RGB, as imaging.prepare_set writes it.
@@ -67,23 +70,37 @@ def infer(engine: Path, images_npy: Path, out_npz: Path, on: On = HERE, *, timeo
         DeviceError and its kinds, DataError: the pictures or the answer are not what they must be.
     """
     count = _count(images_npy)
-    with connect(on.host, python=on.python) as device, device.session() as session, progress.task(
-        f"Inference on {device.name}", total=count, unit="images"
-    ) as task:  # fmt: skip
+    hashes = {"engine": file_sha256(engine), "images": file_sha256(images_npy)}
+    with connect(on.host, python=on.python) as device, device.session() as session:
+        hold(session, wait_s=on.wait_s)
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
+        about = {"host": probe.hostname, "arch": probe.arch, "cpu": probe.cpu_model, "runtimes": probe.model_dump()["runtimes"]}
+        parts = Parts.open(out_npz, {**hashes, **on.engine_fields(), "device": about})
         remote = {"path": session.put(engine), "images": session.put(images_npy)}
+        with progress.task(f"Inference on {device.name}", total=count, unit="images") as task:
+            task.advance(parts.images)
 
-        def show(name: str, data: object) -> None:
-            if name == "progress":
-                task.advance(check(Progress, data).done - task.done)
+            def show(name: str, data: object) -> None:
+                if name == "progress":
+                    task.advance(min(check(Progress, data).done, count) - task.done)
 
-        fields = {**remote, **on.engine_fields()}
-        answer = check(InferAnswer, session.request("infer", timeout_s=timeout_s, on_event=show, **fields))
-        session.get(answer.path, out_npz, size=answer.size, sha256=answer.sha256)
-    predictions = Predictions.load(out_npz)
-    if len(predictions.counts) != count:
-        raise ProtocolError("the device answered for another number of pictures", got=f"{len(predictions.counts)}, sent {count}")
-    if not np.isfinite(predictions.rows).all():
-        raise DataError("predictions hold NaN or infinite values", got=str(out_npz))
-    versions = {"python": probe.python, "numpy": probe.numpy, on.runtime: answer.runtime_version}
-    return InferResult(probe.model_dump(), versions, answer.provider, answer.seconds, count, file_sha256(engine))
+            while parts.images < count:
+                start = parts.images
+                answer = parts.pending()
+                if answer is None:
+                    fields = {**remote, **on.engine_fields(), "start": start, "stop": min(count, start + parts.next_size())}
+                    answer = check(InferAnswer, session.request("infer", timeout_s=timeout_s, on_event=show, **fields))
+                    if answer.images != fields["stop"] - start:
+                        got = f"{answer.images}, sent {fields['stop'] - start}"
+                        raise ProtocolError("the device answered for another number of pictures", got=got)
+                    parts.expect(answer)
+                found = session.get(answer.path, parts.file(answer), size=answer.size, sha256=answer.sha256)
+                if found:
+                    parts.add(answer)
+                else:
+                    parts.forget()
+                task.advance(parts.images - task.done)
+    predictions, answers = parts.finish()
+    versions = {"python": probe.python, "numpy": probe.numpy, on.runtime: answers[0].runtime_version}
+    seconds = sum(answer.seconds for answer in answers)
+    return InferResult(probe.model_dump(), versions, answers[0].provider, seconds, len(predictions.counts), hashes["engine"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Awaitable
 from typing import TypeVar
 
 T = TypeVar("T")
-Timeouts = (TimeoutError, asyncio.TimeoutError)  # one class from Python 3.11 on
+Timeouts = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)  # one class from Python 3.11 on
+SPARE_S = 10.0  # should the work not let itself be cancelled
 
 
 class Loop:
@@ -25,7 +27,7 @@ class Loop:
         async def wait() -> T:
             return await asyncio.wait_for(work, timeout_s)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout_s + SPARE_S)
 
     def close(self) -> None:
         """Cancel what is still under way and end the thread."""

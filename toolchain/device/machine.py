@@ -34,11 +34,11 @@ class LocalDevice:
     name = "local"
 
     def __init__(self, python: str, cache: str, start_s: float, root: str = "/") -> None:
-        self._python, self._cache, self._start_s, self._root = python, cache, start_s, root
+        self._python, self._start_s, self._order = python, start_s, {"cache": cache, "root": root}
 
     def session(self) -> AgentSession:
         channel = LocalChannel(self._python, len(agent_package().loader))
-        return AgentSession(channel, self.name, local=True, cache=self._cache, root=self._root, start_s=self._start_s)
+        return AgentSession(channel, self.name, local=True, order=self._order, start_s=self._start_s)
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from toolchain.errors import ProtocolError
 
-PROTOCOL = 1
+PROTOCOL = 2
 MARKER = b"\x1eedge1 "
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +36,8 @@ class Hello(Message):
     python: Text
     arch: Text
     pid: int
+    boot_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{1,64}$")] | None
+    oom_kills: Count | None
 
 
 class Progress(Message):

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from toolchain.device.engine_messages import ProfileAnswer
+from toolchain.device.lock import hold
 from toolchain.device.messages import check
 from toolchain.device.remote import connect
 from toolchain.device.settings import HERE, On
@@ -71,6 +72,7 @@ def profile(
         raise UsageError("a bad count", got=f"runs {runs}, warmup_runs {warmup_runs}, threads {on.threads}",
                          fix=f"1 to {MAX_RUNS} runs, at least one thread")  # fmt: skip
     with connect(on.host, python=on.python) as device, device.session() as session:
+        hold(session, wait_s=on.wait_s)
         fields: dict[str, Any] = {"path": session.put(engine), "imgsz": imgsz, "runs": runs, "warmup_runs": warmup_runs}
         answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **on.engine_fields(), **fields))
     if len(answer.total_ms) != runs:

@@ -16,6 +16,8 @@ class On:
         threads: threads of the runtime inside one inference.
         python: command of Python there; None: python3, and for `local` the running interpreter.
         target: name of the target, or its TOML file; None: not said.
+        patience_s: longest wait for the device after a lost link; 0: an error at once.
+        wait_s: longest wait while someone else has the device.
     """
 
     host: str = "local"
@@ -24,6 +26,8 @@ class On:
     threads: int = 2
     python: str | None = None
     target: str | None = None
+    patience_s: float = 300.0
+    wait_s: float = 0.0
 
     def engine_fields(self) -> dict[str, Any]:
         """What the agent must know to load an engine."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from toolchain.config import Int8Section
 from toolchain.device.infer import infer
-from toolchain.device.recover import recover
 from toolchain.device.manifest import engine_of
+from toolchain.device.recover import recover
 from toolchain.device.settings import HERE, On
 from toolchain.errors import AccuracyGateError, UsageError
 from toolchain.pruning.prune import check_imgsz
