@@ -1,13 +1,10 @@
-"""What this machine is and the state it is in. A value that cannot be read is null, with the reason beside it."""
+"""What this machine is. Read only: nothing is installed or written, no program runs but nvidia-smi."""
 
-import glob
 import os
 import platform
 import re
-import shutil
-import time
 
-from . import runtimes
+from . import nvpmodel, runtimes, state, sysfs
 
 FLAGS = (
     "avx",
@@ -30,15 +27,15 @@ FLAGS = (
     "sve",
     "sve2",
 )
-
-
-def read(root, path):
-    with open(os.path.join(root, path.lstrip("/"))) as stream:
-        return stream.read().strip("\0\n ")
+TREE = "/sys/firmware/devicetree/base"
+PACKAGES = re.compile(  # names in dpkg's list that say which CUDA, TensorRT, HailoRT and release there is
+    r"nvidia-l4t-core|nvidia-jetpack|cuda-cudart-[0-9-]+|libcudnn[0-9]+(?:-cuda-[0-9]+)?|libnvinfer[0-9]+|libnvinfer-bin|tensorrt"
+    r"|hailort|hailo-all|hailort-driver|rknpu2|librknnrt"
+)
 
 
 def cpu_model(root):
-    text = read(root, "/proc/cpuinfo")
+    text = sysfs.read(root, "/proc/cpuinfo")
     for key in ("model name", "Model", "Hardware", "Processor"):
         found = re.search(r"^%s\s*:\s*(.+)$" % key, text, re.M)
         if found:
@@ -49,120 +46,124 @@ def cpu_model(root):
     raise ValueError("no model in /proc/cpuinfo")
 
 
-def cpu_flags(root):
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read(root, "/proc/cpuinfo"), re.M)
+def features(root):
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", sysfs.read(root, "/proc/cpuinfo"), re.M)
     if not found:
         raise ValueError("no flags in /proc/cpuinfo")
-    present = set(found.group(1).split())
+    return set(found.group(1).split())
+
+
+def cpu_flags(root):
+    present = features(root)
     return [flag for flag in FLAGS if flag in present]
-
-
-def memory(root, field):
-    found = re.search(r"^%s:\s*(\d+) kB" % field, read(root, "/proc/meminfo"), re.M)
-    if not found:
-        raise ValueError("no %s in /proc/meminfo" % field)
-    return int(found.group(1)) * 1024
-
-
-def disk_free(folder):
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return shutil.disk_usage(folder).free
 
 
 def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def each(root, pattern, convert):
-    """{path: value} of all files of `pattern` that can be read; raises where there is none."""
-    values = {}
-    for path in sorted(glob.glob(os.path.join(root, pattern.lstrip("/")))):
-        try:
-            values[os.path.relpath(path, root)] = convert(read("/", path))
-        except (OSError, ValueError):  # some zones answer EAGAIN: unreadable, which is not 0
-            continue
-    if not values:
-        raise ValueError("nothing readable at %s" % pattern)
-    return values
+def compatible(root):
+    return [text for text in sysfs.read(root, TREE + "/compatible").split("\0") if text]
 
 
-def clocks_mhz(root):
-    """Clock of every core: the one the kernel steers by, else the one /proc/cpuinfo shows."""
+def l4t(root):
+    """NVIDIA's release: 36.4.3 from "# R36 (release), REVISION: 4.3", else from its core package."""
     try:
-        found = each(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq", int)
-    except ValueError as error:
-        shown = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)$", read(root, "/proc/cpuinfo"), re.M)
-        if not shown:
-            raise error
-        return {"cpu%d" % index: float(value) for index, value in enumerate(shown)}
-    return {path.split("/")[4]: value / 1000.0 for path, value in found.items()}
+        found = re.search(r"R(\d+) \(release\), REVISION: ([0-9.]+)", sysfs.read(root, "/etc/nv_tegra_release"))
+        if found:
+            return "%s.%s" % found.groups()
+    except OSError:
+        pass
+    version = packages(root).get("nvidia-l4t-core")
+    if not version:
+        raise ValueError("neither /etc/nv_tegra_release nor the package nvidia-l4t-core")
+    return version.split("-")[0]
 
 
-def governor(root):
-    return "+".join(sorted(set(each(root, "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor", str).values())))
+def nvpmodel_conf(root):
+    """Where /etc/nvpmodel.conf points: the file's name tells the module and whether it is a "super" release."""
+    path = sysfs.below(root, nvpmodel.CONF)
+    if os.path.islink(path):
+        return os.readlink(path)
+    if not os.path.exists(path):
+        raise ValueError("no nvpmodel on this device")
+    return nvpmodel.CONF
 
 
-def temperatures_c(root):
-    zones = {}
-    for path, value in each(root, "/sys/class/thermal/thermal_zone*/temp", int).items():
-        zone = os.path.basename(os.path.dirname(path))
+def boot_control(root):
+    text = sysfs.read(root, "/etc/nv_boot_control.conf")
+    return dict(re.findall(r"^(TNSPEC|COMPATIBLE_SPEC)[ \t]+(\S+)$", text, re.M))
+
+
+def dmi(root):
+    found = {}
+    for name in ("sys_vendor", "product_name", "board_name"):
         try:
-            zone = read(root, os.path.join(os.path.dirname(path), "type")) + ":" + zone
+            found[name] = sysfs.read(root, "/sys/devices/virtual/dmi/id/" + name)
         except OSError:
-            pass
-        zones[zone] = value / 1000.0
-    return zones
+            continue
+    if not found:
+        raise ValueError("no DMI tables")
+    return found
 
 
-def throttle_counts(root):
-    """Counters that only grow while the machine throttles; two readings tell whether it did in between."""
-    counts = {}
-    for pattern, convert in (
-        ("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count", int),
-        ("/sys/devices/platform/soctherm-oc-event/hwmon/hwmon*/oc[12]_event_cnt", int),
-        ("/sys/devices/platform/soc*/soc*firmware/get_throttled", lambda text: int(text, 16)),
+def virtual(root):
+    """What says that this is a virtual machine."""
+    for name, text in sorted(dmi_or_nothing(root).items()):
+        if re.search(r"qemu|kvm|vmware|virtualbox|virtual machine|bochs|xen|firecracker|google compute|amazon ec2", text, re.I):
+            return "%s: %s" % (name, text)
+    if "hypervisor" in features(root):
+        return "the processor's flag hypervisor"
+    return None
+
+
+def dmi_or_nothing(root):
+    try:
+        return dmi(root)
+    except ValueError:
+        return {}
+
+
+def accelerators(root):
+    """Hailo and Rockchip NPUs and Google's TPU by their device files; names of NPUs with a clock of their own; which Hailo."""
+    found = [os.path.basename(path) for path in sysfs.paths(root, "/dev/hailo[0-9]*", "/dev/rknpu", "/dev/apex_[0-9]*")]
+    found += [name for name in sysfs.children(root, "/sys/class/hailo_chardev") if name not in found]
+    if found and found[0].startswith("hailo") and sysfs.program(root, "hailortcli"):
+        kind = re.search(r"Device Architecture: (\w+)", sysfs.run(root, ["hailortcli", "fw-control", "identify"])[1])
+        found += [kind.group(1).lower()] if kind else []
+    return found + [name for name in sysfs.children(root, "/sys/class/devfreq") if name.endswith(".npu")]
+
+
+def gpus(root):
+    if sysfs.program(root, "nvidia-smi") is None:
+        return []
+    shown = sysfs.answer_of(root, ["nvidia-smi", "--query-gpu=name,uuid", "--format=csv,noheader"])
+    rows = [[part.strip() for part in line.split(",")] for line in shown.splitlines() if "," in line]
+    return [{"name": row[0], "uuid": row[1] if row[1].startswith("GPU-") else None} for row in rows]
+
+
+def packages(root):
+    """Versions from dpkg's list, of what dpkg says is installed, and of CUDA where it is only unpacked."""
+    found = {}
+    try:
+        text = sysfs.read(root, "/var/lib/dpkg/status")
+    except OSError:
+        text = ""
+    for block in re.finditer(r"^Package: (%s)\n(?:(?!\n\n)[\s\S])*?^Version: (\S+)" % PACKAGES.pattern, text, re.M):
+        if "Status: install ok installed" in block.group(0):
+            found[block.group(1)] = block.group(2)
+    for path, pattern in (
+        ("/usr/local/cuda/version.json", r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"'),
+        ("/usr/local/cuda/version.txt", r"CUDA Version ([0-9.]+)"),
+        ("/proc/driver/nvidia/version", r"Kernel Module\s+(?:for \S+\s+)?([0-9.]+)"),
     ):
         try:
-            counts.update(each(root, pattern, convert))
-        except ValueError:
+            version = re.search(pattern, sysfs.read(root, path))
+        except OSError:
             continue
-    if not counts:
-        raise ValueError("no throttle counter known here")
-    return counts
-
-
-def board(root):
-    return read(root, "/sys/firmware/devicetree/base/model")
-
-
-def collect(fields):
-    """Call every function; {name: value or None, ..., "unreadable": {name: reason}}."""
-    values, unreadable = {}, {}
-    for name, function in fields:
-        try:
-            values[name] = function()
-        except Exception as error:  # noqa: BLE001 - the reason goes into the answer
-            values[name] = None
-            unreadable[name] = "%s: %s" % (type(error).__name__, error)
-    values["unreadable"] = unreadable
-    return values
-
-
-def state(root="/"):
-    """What may change during a measurement."""
-    return collect(
-        (
-            ("time_unix", time.time),
-            ("boot_id", lambda: read(root, "/proc/sys/kernel/random/boot_id")),
-            ("load_average", lambda: [float(value) for value in read(root, "/proc/loadavg").split()[:3]]),
-            ("memory_free_bytes", lambda: memory(root, "MemAvailable")),
-            ("governor", lambda: governor(root)),
-            ("clock_mhz", lambda: clocks_mhz(root)),
-            ("temperature_c", lambda: temperatures_c(root)),
-            ("throttle_counts", lambda: throttle_counts(root)),
-        )
-    )
+        if version:
+            found["cuda" if "cuda" in path else "nvidia-driver"] = version.group(1)
+    return found
 
 
 def runtime(name):
@@ -177,32 +178,39 @@ def numpy_version():
 
 
 def probe(root="/", cache="/"):
-    """What the machine is."""
-    values = collect(
+    """What the machine is, and its state."""
+    values = sysfs.collect(
         (
             ("python", platform.python_version),
             ("numpy", numpy_version),
             ("arch", platform.machine),
             ("kernel", lambda: platform.system() + " " + platform.release()),
             ("hostname", platform.node),
-            ("board", lambda: board(root)),
+            ("board", lambda: sysfs.read(root, TREE + "/model")),
+            ("compatible", lambda: compatible(root)),
+            ("l4t", lambda: l4t(root)),
+            ("nvpmodel_conf", lambda: nvpmodel_conf(root)),
+            ("power_modes", lambda: nvpmodel.modes(root)),
+            ("boot_control", lambda: boot_control(root)),
+            ("dmi", lambda: dmi(root)),
+            ("virtual", lambda: virtual(root)),
+            ("devfreq", lambda: sysfs.children(root, "/sys/class/devfreq")),
+            ("accelerators", lambda: accelerators(root)),
+            ("gpus", lambda: gpus(root)),
+            ("packages", lambda: packages(root)),
             ("cpu_model", lambda: cpu_model(root)),
             ("cpu_flags", lambda: cpu_flags(root)),
             ("cores", cores),
-            ("memory_total_bytes", lambda: memory(root, "MemTotal")),
-            ("disk_free_bytes", lambda: disk_free(cache)),
+            ("memory_total_bytes", lambda: state.memory(root, "MemTotal")),
+            ("disk_free_bytes", lambda: state.disk_free(cache)),
         )
     )
-    found = collect([(name, lambda name=name: runtime(name)) for name in runtimes.names()])
+    found = sysfs.collect([(name, lambda name=name: runtime(name)) for name in runtimes.names()])
     missing = found.pop("unreadable")
     values["unreadable"].update(("runtimes." + name, reason) for name, reason in missing.items())
-    values["runtimes"], values["state"] = found, state(root)
+    values["runtimes"], values["state"] = found, state.state(root, cache)
     return values
 
 
 def answer(job):
     return probe(job.root, job.cache)
-
-
-def answer_state(job):
-    return state(job.root)
