@@ -2,12 +2,13 @@
 
 import errno
 import importlib
+import json
 import os
 import platform
 import sys
 import traceback
 
-from . import wire
+from . import files, guard, wire
 
 OPS = {  # operation: module, function; imported when asked for, so that a device without numpy can still say so
     "probe": ("probe", "answer"),
@@ -15,11 +16,18 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "clock": ("clock", "answer"),
     "put": ("files", "put"),
     "get": ("files", "get"),
+    "drop": ("files", "drop"),
+    "lock": ("lock", "lock"),
     "build": ("engines", "build"),
     "bench": ("timing", "bench"),
     "go": ("timing", "go"),
+    "whole": ("end_to_end", "go"),
     "infer": ("infer", "infer"),
     "profile": ("profile", "profile"),
+    "energy": ("energy", "energy"),
+    "power_probe": ("power.sampler", "probe"),
+    "power_start": ("power.sampler", "start"),
+    "power_stop": ("power.sampler", "stop"),
     "trial": ("smoke", "trial"),
     "have": ("deploy", "have"),
     "deploy": ("deploy", "deploy"),
@@ -33,11 +41,13 @@ OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "can
 class Job:
     """What an operation gets: its request, the wire, and what earlier requests left in `memory`.
 
-    `root` is where /sys, /proc and /etc are read: "/" but in tests.
+    `root` is where /sys, /proc and /etc are read: "/" but in tests. `guard.at_end` takes what must be put back when the
+    agent ends.
     """
 
-    def __init__(self, request, link, memory, cache, root="/"):
+    def __init__(self, request, link, memory, cache, root="/", guard=None):
         self.request, self.link, self.memory, self.cache, self.root = request, link, memory, cache, root
+        self.guard = guard
 
     def need(self, name, kind):
         """The request's field `name`, which must be of `kind`."""
@@ -47,7 +57,11 @@ class Job:
         return value
 
     def event(self, name, **fields):
-        self.link.send({"id": self.request["id"], "event": name, "data": fields})
+        self.event_with(b"", name, **fields)
+
+    def event_with(self, raw, name, **fields):
+        """An event with raw bytes behind it; its fields tell the host how many."""
+        self.link.send({"id": self.request["id"], "event": name, "data": fields}, raw)
 
 
 def explain(error):
@@ -63,7 +77,7 @@ def explain(error):
     return "internal", "".join(traceback.format_exception(type(error), error, error.__traceback__)[-6:])
 
 
-def serve(link, cache, root="/"):
+def serve(link, cache, root="/", guard=None):
     memory = {}
     while True:
         request = link.receive()
@@ -75,19 +89,53 @@ def serve(link, cache, root="/"):
                 raise wire.AgentError("bad_request", "unknown operation %r" % request.get("op"))
             module, function = OPS[request["op"]]
             operation = getattr(importlib.import_module("." + module, __package__), function)
-            link.send({"id": identity, "ok": operation(Job(request, link, memory, cache, root))})
+            link.send({"id": identity, "ok": operation(Job(request, link, memory, cache, root, guard))})
         except BrokenPipeError:
             return 0
         except Exception as error:  # noqa: BLE001 - every failure is reported to the host, which decides
             kind, text = explain(error)
-            link.send({"id": identity, "error": {"kind": kind, "text": text[-4000:]}})
+            try:
+                link.send({"id": identity, "error": {"kind": kind, "text": text[-4000:]}})
+            except BrokenPipeError:
+                return 0
+            if link.midway:
+                return 1
+
+
+def boot_id(root):
+    """What the kernel calls this boot, to tell a reboot from a lost link; None where it does not say."""
+    try:
+        with open(os.path.join(root, "proc/sys/kernel/random/boot_id")) as stream:
+            return stream.read().strip()
+    except OSError:
+        return None
+
+
+def oom_kills():
+    """How many processes the kernel has killed for want of memory; None where it does not count them."""
+    try:
+        with open("/proc/vmstat") as stream:
+            return next((int(line.split()[1]) for line in stream if line.startswith("oom_kill ")), None)
+    except OSError:
+        return None
 
 
 def main():
     link = wire.take_over_stdio()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime >= 1.32 writes into the home folder otherwise
-    cache = os.path.expanduser(sys.argv[1] if len(sys.argv) > 1 else "~/.cache/edge-toolchain")
-    root = sys.argv[2] if len(sys.argv) > 2 else "/"
-    python, arch = platform.python_version(), platform.machine()
-    link.send({"hello": {"protocol": wire.PROTOCOL, "python": python, "arch": arch, "pid": os.getpid()}})
-    return serve(link, cache, root)
+    order = json.loads(sys.argv[1])
+    cache, root = os.path.expanduser(order["cache"]), order.get("root", "/")
+    for run in order.get("ended", ()):
+        guard.end_run(run)
+    watch = guard.Guard(link, order.get("run"))
+    about = {"python": platform.python_version(), "arch": platform.machine(), "pid": os.getpid(), "boot_id": boot_id(root)}
+    link.send({"hello": dict(about, protocol=wire.PROTOCOL, oom_kills=oom_kills())})
+    files.sweep(cache)
+    code = 1
+    try:
+        code = serve(link, cache, root, watch)
+    except Exception:  # noqa: BLE001 - as Python itself would do
+        traceback.print_exc()
+    watch.finish()
+    sys.stderr.flush()
+    os._exit(code)  # what a runtime does in its own clean-up is not waited for
