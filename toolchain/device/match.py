@@ -72,8 +72,11 @@ def match(probe: Probe, targets: Iterable[Target] | None = None) -> Match:
         elif any(finding.holds for finding in found[1:]):  # the architecture alone is no likeness
             missing = [finding.text for finding in found if not finding.holds]
             near.append((len(missing), False, target.name, missing))
-    ranked = [[Fit(name, texts) for *_, name, texts in sorted(group)] for group in (fits, near)]
-    return Match(*ranked, description(probe))
+    return Match(_ranked(fits), _ranked(near), description(probe))
+
+
+def _ranked(found: list[tuple[int, bool, str, list[str]]]) -> list[Fit]:
+    return [Fit(name, texts) for *_, name, texts in sorted(found)]
 
 
 def check(target: Target, probe: Probe) -> list[str]:

@@ -150,7 +150,7 @@ def load_target(name_or_path: str | Path) -> Target:
     try:
         target = Target.model_validate(data)
     except ValidationError as error:
-        raise explain(path, Target, error) from error
+        raise explain(path, Target, data, error) from error
     if target.name != path.stem:
         raise ConfigError(f"{path}: name: must be the file's name", got=repr(target.name), fix=f'expected "{path.stem}"')
     return target

@@ -20,28 +20,35 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def explain(path: Path, model: type[BaseModel], error: ValidationError) -> ConfigError:
-    """The first thing wrong: file, key, what was got and what is expected; and how many more there are."""
-    found = error.errors(include_url=False)
-    first = found[0]
-    key = ".".join(str(part) for part in _within_file(first)) or "the whole file"
-    same = [item for item in found if _within_file(item) == _within_file(first)]
-    expected = "; ".join(dict.fromkeys(item["msg"].removeprefix("Value error, ") for item in same))
+def explain(path: Path, model: type[BaseModel], data: object, error: ValidationError) -> ConfigError:
+    """The first thing wrong in `data`: file, key, what was got and what is expected; and how many more there are."""
+    found = [(_key(item, data), item) for item in error.errors(include_url=False)]
+    key, first = found[0]
+    same = [item for other, item in found if other == key]
+    expected = "; ".join(
+        dict.fromkeys(item["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for item in same)
+    )
     if first["type"] == "extra_forbidden":
         fields = _fields_at(model, first["loc"][:-1])
         expected = f"no such key{nearest(str(first['loc'][-1]), fields)}; known: {', '.join(fields)}"
     elif first["type"] == "missing":
-        expected = f"this key, which every such table has{_unknown_like(key, found)}"
+        expected = f"this key, which every such table has{_unknown_like(key, [item for _, item in found])}"
     got = None if first["type"] in ("missing", "value_error") else repr(first["input"])
     wrong = "missing" if first["type"] == "missing" else "wrong"
     more = f" (and {len(found) - len(same)} more)" if len(found) > len(same) else ""
-    return ConfigError(f"{path}: {key}: {wrong}{more}", got=got, fix=f"expected: {expected}")
+    return ConfigError(f"{path}: {key or 'the whole file'}: {wrong}{more}", got=got, fix=f"expected: {expected}")
 
 
-def _within_file(item: ErrorDetails) -> tuple[int | str, ...]:
-    """Where in the file: pydantic also names the branch of a union, which is no key."""
-    loc = item["loc"]
-    return loc[:-1] if loc and isinstance(loc[-1], str) and ("[" in loc[-1] or loc[-1] in ("float", "int", "str")) else loc
+def _key(item: ErrorDetails, data: object) -> str:
+    """The dotted key as the file has it: pydantic's own place may end in the branch of a union or "[key]"."""
+    known: list[str] = []
+    for part in item["loc"]:
+        try:
+            data = data[part]  # type: ignore[index]
+        except (LookupError, TypeError):
+            break
+        known.append(str(part))
+    return ".".join([*known, str(item["loc"][-1])] if item["type"] == "missing" else known)
 
 
 def _unknown_like(key: str, found: list[ErrorDetails]) -> str:

@@ -22,15 +22,20 @@ def targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         targets: what `toolchain targets NAME --json` prints, of each.
     """
-    table = Table(box=box.SIMPLE, caption=Text("one of them whole, with the source of every value: toolchain targets NAME"))
-    for title in ("target", "device", "runtimes", "precisions", "power"):
-        table.add_column(title, no_wrap=title in ("target", "power"))
-    table.add_column("verified")
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.caption = Text("one of them whole, with the source of every value: toolchain targets NAME")
+    for title in ("target", "runtimes", "precisions", "power", "verified"):
+        table.add_column(title, no_wrap=title != "target", min_width=24 if title == "target" else None)
     for target in targets:
-        words = [" ".join(target[key]) for key in ("runtimes", "precisions")]
-        verified = "yes" if target["verified_on_hardware"] else "no"
-        table.add_row(*map(Text, (target["name"], target["title"].partition(" (")[0], *words, power_scope(target), verified)))
+        name = Text(target["name"]).append("\n" + target["title"].partition(" (")[0], style="dim")
+        runtimes, precisions = "\n".join(target["runtimes"]), _pairs(target["precisions"])
+        table.add_row(name, runtimes, precisions, power_scope(target), "yes" if target["verified_on_hardware"] else "no")
     return table
+
+
+def _pairs(words: Sequence[str]) -> str:
+    """Two a line."""
+    return "\n".join(" ".join(words[start : start + 2]) for start in range(0, len(words), 2))
 
 
 def power_scope(target: Mapping[str, Any]) -> str:
