@@ -1,1 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
 pytest_plugins = ["tests.lab.fixtures"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This machine under a name of its own for this run of the tests: the lock on a device is for the whole machine."""
+    root = tmp_path_factory.getbasetemp() / "root"
+    root.symlink_to("/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_DEVICE_ROOT", str(root))
+        yield

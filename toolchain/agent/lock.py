@@ -19,8 +19,9 @@ MAX_TEXT = 4096
 
 
 def name_of(root):
-    """The lock's name; a device that is played from files (`root`) has its own."""
-    return "\0edge-toolchain-lock:" + hashlib.sha256(os.path.realpath(root).encode("utf-8")).hexdigest()[:32]
+    """The lock's name: of this machine, and a device that is played from files (`root`) has its own."""
+    device = "%s\n%s" % (socket.gethostname(), os.path.abspath(root))
+    return "\0edge-toolchain-lock:" + hashlib.sha256(device.encode("utf-8")).hexdigest()[:32]
 
 
 def claim(name):
