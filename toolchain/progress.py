@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
 PLAIN_EVERY_S = 10.0
+_lock = threading.Lock()
 _live: Progress | None = None
+_users = 0
+_speaker: ContextVar[str] = ContextVar("speaker", default="")
 
 
 class Task:
@@ -43,25 +48,55 @@ class Task:
 
 @contextmanager
 def task(title: str, total: int, unit: str = "") -> Iterator[Task]:
-    """Show `title` as under way until the block ends. Nested tasks share one display."""
-    global _live
-    owner = _live is None and sys.stderr.isatty()
-    if owner:
-        _live = Progress(
-            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
-        )  # fmt: skip
-        _live.start()
-    current = Task(title, total, unit, _live)
+    """Show `title` as under way until the block ends. Nested tasks, and those of other threads, share one display."""
+    bar = _open_display()
+    current = Task(_spoken(title), total, unit, bar)
     try:
         yield current
     finally:
         current.finish()
-        if owner and _live is not None:
-            _live.stop()
-            _live = None
+        _close_display(bar)
 
 
 def note(text: str) -> None:
     """One line for the reader."""
-    console.print(text)
+    console.print(_spoken(text))
+
+
+@contextmanager
+def speaker(name: str) -> Iterator[None]:
+    """Tasks and notes of this thread begin with `name`, so that several at once can be told apart."""
+    token = _speaker.set(name)
+    try:
+        yield
+    finally:
+        _speaker.reset(token)
+
+
+def _spoken(text: str) -> str:
+    name = _speaker.get()
+    return text if not name or name in text else f"{name}: {text.lstrip()}"
+
+
+def _open_display() -> Progress | None:
+    """The display that all tasks share; None where there is no terminal."""
+    global _live, _users
+    with _lock:
+        if _live is None and sys.stderr.isatty():
+            _live = Progress(
+                TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
+            )  # fmt: skip
+            _live.start()
+        _users += _live is not None
+        return _live
+
+
+def _close_display(bar: Progress | None) -> None:
+    """The last one out stops it."""
+    global _live, _users
+    with _lock:
+        _users -= bar is not None
+        if bar is not None and _users == 0:
+            bar.stop()
+            _live = None

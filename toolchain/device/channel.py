@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from toolchain.device import stop
 from toolchain.errors import ConnectionLostError, RemoteTimeoutError, RuntimeMissingError
 
 # The loader follows on stdin, so no data is in the command; a buffer of one byte reads nothing of what comes behind it.
@@ -78,7 +79,7 @@ class LocalChannel:
 
     def read(self, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
-        if not self._selector.select(timeout_s):
+        if not stop.wait(self._selector.select, timeout_s):
             raise RemoteTimeoutError("no answer in time", got=f"{timeout_s:g} s")
         return self._process.stdout.read(1 << 16) or b""
 

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from toolchain.device import stop
+
 T = TypeVar("T")
 Timeouts = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)  # one class from Python 3.11 on
 SPARE_S = 10.0  # should the work not let itself be cancelled
@@ -27,7 +29,7 @@ class Loop:
         async def wait() -> T:
             return await asyncio.wait_for(work, timeout_s)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(timeout_s + SPARE_S)
+        return stop.result(asyncio.run_coroutine_threadsafe(wait(), self._loop), timeout_s + SPARE_S)
 
     def close(self) -> None:
         """Cancel what is still under way and end the thread."""

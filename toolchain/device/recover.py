@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from toolchain import progress
+from toolchain.device import stop
 from toolchain.device.host import parse_host
 from toolchain.device.remote import connect
 from toolchain.device.settings import On
@@ -81,5 +82,5 @@ def _wait(on: On, lost: ConnectionLostError) -> str | None:
                     lost, reason, "see that it is on and reachable, then run the same command: what was measured is kept"
                 )
             task.advance(round(waited_s) - task.done, note=last.what)
-            time.sleep(pause_s)
+            stop.sleep(pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
