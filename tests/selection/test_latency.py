@@ -1,0 +1,68 @@
+"""The model finds a known law from noisy timings, with its staircase, and says how good it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.pruning.cases import subject
+from toolchain.errors import MeasurementError
+from toolchain.pruning.groups import Network
+from toolchain.selection import latency
+from toolchain.selection.cost import Cost, macs
+from toolchain.selection.sampling import near_plans, spread_plans
+
+NETWORK: Network = subject()[2]
+OPTIONS = {g.name: list(range(4, g.channels + 1, 4)) or [g.channels] for g in NETWORK.free}
+DENSE = {g.name: g.channels for g in NETWORK.free}
+
+
+def law(block: int) -> Cost:
+    """0.2 constant, 0.8 by multiply-adds of padded widths."""
+    work = macs(NETWORK)
+    padded = Cost(block, work.constant, work.linear, work.pair)
+    scale = 0.8 / padded.at(DENSE)
+    return Cost(block, 0.2 + scale * work.constant, {g: scale * k for g, k in work.linear.items()},
+                {p: scale * k for p, k in work.pair.items()})  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [4, 8])
+def test_a_known_law_is_learnt(block: int) -> None:
+    truth, rng = law(block), np.random.default_rng(0)
+    plans = spread_plans(OPTIONS, 80, seed=1)
+    noisy = [truth.at(plan) * (1 + 0.005 * rng.standard_normal()) for plan in plans]
+    model = latency.fit(NETWORK, plans, noisy)
+    fresh = spread_plans(OPTIONS, 40, seed=2)
+    seen = latency.quality(np.array([model.cost.at(p) for p in fresh]), np.array([truth.at(p) for p in fresh]))
+    assert seen.mape < 0.02
+    assert seen.kendall_tau > 0.95
+    assert model.cost.padded(4) == block  # widths are multiples of 4, so blocks of 1 and 4 are one thing
+    assert abs(model.held_out.mape - seen.mape) < 0.02  # what the model says of itself is about right
+    assert all(k >= 0 for k in (*model.cost.linear.values(), *model.cost.pair.values()))
+
+
+def test_too_few_plans_are_refused() -> None:
+    plans = spread_plans(OPTIONS, 5, seed=0)
+    with pytest.raises(MeasurementError, match="too few"):
+        latency.fit(NETWORK, plans, [1.0] * 5)
+
+
+def test_quality_knows_bias_and_order() -> None:
+    found = latency.quality(np.array([1.1, 2.2, 3.3]), np.array([1.0, 2.0, 3.0]))
+    assert (found.mape, found.bias, found.kendall_tau) == pytest.approx((0.1, 0.1, 1.0))
+    assert latency.quality(np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])).kendall_tau == -1
+
+
+def test_spread_plans_cover_small_and_large_and_repeat() -> None:
+    plans = spread_plans(OPTIONS, 60, seed=3)
+    shares = [macs(NETWORK).at(p) / macs(NETWORK).at(DENSE) for p in plans]
+    assert min(shares) < 0.2
+    assert max(shares) > 0.8
+    assert plans == spread_plans(OPTIONS, 60, seed=3) != spread_plans(OPTIONS, 60, seed=4)
+    assert all(plan[g] in widths for plan in plans for g, widths in OPTIONS.items())
+
+
+def test_near_plans_stay_near() -> None:
+    start = {g: widths[len(widths) // 2] for g, widths in OPTIONS.items()}
+    for plan in near_plans(start, OPTIONS, 20, seed=0):
+        assert all(abs(OPTIONS[g].index(plan[g]) - OPTIONS[g].index(start[g])) <= 2 for g in OPTIONS)
