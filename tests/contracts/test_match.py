@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contracts.boards import BOARDS, GIB, STRANGERS, probe
+from tests.lab.fake import boards
+from toolchain.agent import probe as agent
 from toolchain.device.match import check, lacks_runtime, match
+from toolchain.device.messages import check as checked
+from toolchain.device.state_messages import Probe
 from toolchain.device.target import list_targets, load_target
 
 MACHINES = [(name, fields) for name, machines in BOARDS.items() for fields in machines]
@@ -96,3 +102,30 @@ def test_the_runtime_is_asked_for_apart() -> None:
     assert lacks_runtime(target, probe({"runtimes": {"onnxruntime": there}})) is None
     bare = probe({"runtimes": {"onnxruntime": None}, "unreadable": {"runtimes.onnxruntime": "ImportError: none"}})
     assert lacks_runtime(target, bare) == "runtime onnxruntime: ImportError: none"
+
+
+@pytest.mark.parametrize(
+    ("board", "name"),
+    [
+        ("orin-nano", "jetson-orin-nano-8gb"), ("agx-orin", "jetson-agx-orin-64gb"), ("nano-jp4", "jetson-nano"),
+        ("thor", "jetson-thor-t5000"), ("pi5", "raspberry-pi-5"), ("n100", "intel-n100"), ("rk3588", "rk3588"), ("x86", None),
+    ],
+)  # fmt: skip
+def test_a_board_played_from_files(board: str, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what the agent's probe reads to the target."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64" if board in ("n100", "x86") else "aarch64")
+    assert match(checked(Probe, agent.probe(str(boards.plant(board, tmp_path))))).best == name
+
+
+def test_a_hailo_is_told_by_its_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hailo-8 and Hailo-8L have the same device file."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    root = boards.plant("pi5-hailo", tmp_path)
+    tool = root / "usr/bin/hailortcli"
+    for shown, name in (
+        ("Device Architecture: HAILO8L", "raspberry-pi-5-hailo-8l"),
+        ("Device Architecture: HAILO8", "raspberry-pi-5"),
+    ):
+        tool.write_text(f"#!/bin/sh\necho 'Executing on device: 0001:01:00.0\nDevice Architecture: {kind}'\n")
+        tool.chmod(0o755)
+        assert match(checked(Probe, agent.probe(str(root)))).best == name

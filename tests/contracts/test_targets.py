@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from toolchain.agent import runtimes
-from toolchain.device.target import list_targets, load_target
-from toolchain.device.target_parts import Stack
+from toolchain.device.target import Target, list_targets, load_target
+from toolchain.device.target_parts import Part, Stack
 from toolchain.errors import ConfigError, UnknownNameError
 from toolchain.resources import data_dir
 
@@ -229,3 +229,19 @@ def test_sources_may_be_given_for_a_key_or_for_its_table(tmp_path: Path) -> None
     assert load_target(write(tmp_path, nested)).sources == load_target("raspberry-pi-5").sources
     with pytest.raises(ConfigError, match=r"\[sources\] lacks mode\.pin, mode\.verify"):
         load_target(write(tmp_path, re.sub(r"\nmode = .*", "", valid())))
+
+
+def keys(model: Any) -> set[str]:
+    """Of a table and of those inside it."""
+    found = set(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Part):
+                found |= keys(inner)
+    return found
+
+
+def test_every_key_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs/targets.md").read_text()
+    assert {"rails", "l4t", "sticky", "max_mhz", "mem_gib"} <= keys(Target)
+    assert [key for key in sorted(keys(Target)) if not re.search(rf"`\[*([a-z]+\.)?{key}\]*`", page)] == []
