@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from toolchain.agent import runtimes
+from toolchain.cli import app
 from toolchain.device.target import Target, list_targets, load_target
 from toolchain.device.target_parts import Part, Stack
 from toolchain.errors import ConfigError, UnknownNameError
@@ -245,3 +247,14 @@ def test_every_key_is_explained() -> None:
     page = (Path(__file__).parents[2] / "docs/targets.md").read_text()
     assert {"rails", "l4t", "sticky", "max_mhz", "mem_gib"} <= keys(Target)
     assert [key for key in sorted(keys(Target)) if not re.search(rf"`\[*([a-z]+\.)?{key}\]*`", page)] == []
+
+
+def test_the_command_gives_json_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, valid())
+    for arguments, expected in (
+        (["raspberry-pi-5"], load_target("raspberry-pi-5").to_json()),
+        ([str(path)], load_target("raspberry-pi-5").to_json()),
+        ([], {"targets": TARGETS}),
+    ):
+        app(["targets", *arguments, "--json"], standalone_mode=False)
+        assert json.loads(capsys.readouterr().out) == expected

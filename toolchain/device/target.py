@@ -22,7 +22,6 @@ else:  # pragma: no cover
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 UNSOURCED = ("name", "title", "verified_on_hardware", "sources")
-UNCONFIRMED = "unconfirmed"
 
 
 class Target(Part):
