@@ -26,9 +26,9 @@ def refuse_unfit(manifest: Manifest, probe: Probe, host: str) -> None:
     used, there = manifest.runtime, probe.runtimes.get(manifest.runtime.name)
     for name, missing in ((used.name, there is None), ("numpy", probe.numpy is None)):
         if missing:
-            got = probe.unreadable.get(f"runtimes.{name}", probe.unreadable.get(name))
+            why = probe.unreadable.get(f"runtimes.{name}", probe.unreadable.get(name))
             fix = f"pip install {name} there, or name the Python that has it with --python"
-            raise RuntimeMissingError(f"{host}: {name} is not installed there", got=got, fix=fix)
+            raise RuntimeMissingError(f"{host}: {name} is not installed there", got=why, fix=fix)
     assert there is not None
     if there.version != used.version:
         got = f"built and tried with {used.version}, {host} has {there.version}"

@@ -50,7 +50,7 @@ def check_hosts(hosts: Sequence[str]) -> list[str]:
         UsageError: none, one twice, or one that is no host.
     """
     if not hosts:
-        raise UsageError("no host was given", fix="--host HOST, once for each device")
+        raise UsageError("no host was given", fix="name at least one device")
     for host in hosts:
         parse_host(host)
         if list(hosts).count(host) > 1:
@@ -123,11 +123,11 @@ def _worker(host: str, work: Callable[[str], T], told: threading.Event, outcomes
     outcomes.put(Outcome(host, value, error, time.monotonic() - started))
 
 
-def failed(outcomes: Sequence[Outcome[Any]]) -> DeviceError | None:
-    """One error for all hosts that gave no result, or None."""
+def failed(outcomes: Sequence[Outcome[Any]]) -> Exception | None:
+    """One error for all hosts that gave no result, or None; the only host's own error where there was but one."""
     bad = [outcome for outcome in outcomes if outcome.error is not None]
-    if not bad:
-        return None
+    if len(outcomes) == 1 or not bad:
+        return outcomes[0].error
     lines = [f"{one.host}: {one.error}".replace("\n", "\n  ") for one in bad]
     return DeviceError(f"{len(bad)} of {len(outcomes)} devices gave no result", got="\n  ".join(lines))
 

@@ -3,6 +3,7 @@
 from toolchain.pruning.prune import PruneRequest, explain, prune
 from toolchain.pruning.sensitivity import sensitivity
 from toolchain.verbs.accuracy import evaluate, quantize
+from toolchain.verbs.devices import deploy, deployed, describe_model, rollback
 from toolchain.verbs.engines import bench, build, profile
 from toolchain.verbs.networks import export, finetune, sensitivity_page
 from toolchain.verbs.selecting import select
@@ -11,6 +12,9 @@ __all__ = [
     "PruneRequest",
     "bench",
     "build",
+    "deploy",
+    "deployed",
+    "describe_model",
     "evaluate",
     "explain",
     "export",
@@ -18,6 +22,7 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "rollback",
     "select",
     "sensitivity",
     "sensitivity_page",
