@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.lab.box import Box, Making, start_box, stop_box
+from tests.lab.network import NetDevice, Network
 from tests.lab.sshd import Sshd, start_sshd, stop_sshd
 
 
@@ -22,3 +28,52 @@ def lab_ssh(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Sshd:
     """Tier A: an sshd on loopback; the device is this machine."""
     monkeypatch.setenv("EDGE_SSH_CONFIG", str(sshd.config))
     return sshd
+
+
+@pytest.fixture
+def make_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
+    """`make_box(memory="256M", disk="64m", fake=TREE, ...)`: fields of box.Making. The last one made is `dev`."""
+    boxes: list[Box] = []
+
+    def make(**fields: Any) -> Box:
+        fields.setdefault("name", f"edge-box-{os.getpid()}-{len(boxes)}")  # the lock on a device goes by its name
+        boxes.append(start_box(tmp_path / f"box{len(boxes)}", Making(**fields)))
+        _own_disk(monkeypatch, boxes[-1].config)
+        return boxes[-1]
+
+    yield make
+    for box in boxes:
+        box.thaw()
+        stop_box(box)
+
+
+@pytest.fixture
+def lab_box(make_box: Callable[..., Box]) -> Box:
+    """Tier A+: a device with its own disk and processes."""
+    return make_box()
+
+
+@pytest.fixture
+def make_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Network]]:
+    """`make_net(3, memory="256M", ...)`: devices `dev1` to `dev3`, each made as a box; the test is in their network then."""
+    with ExitStack() as stack:
+
+        def make(count: int = 1, **fields: Any) -> Network:
+            network = stack.enter_context(Network(tmp_path / "net", count, Making(**fields)))
+            _own_disk(monkeypatch, network.config)
+            return network
+
+        yield make
+
+
+@pytest.fixture
+def lab_net(make_net: Callable[..., Network]) -> NetDevice:
+    """Tier B: one device behind a wire that can be hurt."""
+    return make_net()[0]
+
+
+def _own_disk(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    """The product finds the device, and keeps its files where it always does: in the home folder there."""
+    monkeypatch.setenv("EDGE_SSH_CONFIG", str(config))
+    monkeypatch.delenv("EDGE_DEVICE_CACHE", raising=False)
+    monkeypatch.delenv("EDGE_DEVICE_ROOT", raising=False)

@@ -37,28 +37,23 @@ def keygen(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
     return " ".join(path.with_suffix(".pub").read_text().split()[:2])
 
 
-def write_settings(
-    folder: Path, address: str, port: int, user: str, *extra: str, listen: str | None = None, name: str = "dev"
-) -> None:
+def write_settings(folder: Path, address: str, port: int, user: str, *extra: str) -> None:
     """Keys, sshd_config, and for the client ssh_config and known_hosts, in a folder which must not exist.
 
     Args:
-        address, port: where clients find the server; it listens there too, or on `listen` ("address port").
         extra: lines for sshd_config.
-        name: the Host in ssh_config.
     """
     folder.mkdir(parents=True)
     host_key, user_key = keygen(folder / "host"), keygen(folder / "user")
     (folder / "authorized_keys").write_text(user_key + "\n")
     (folder / "known_hosts").write_text((address if port == 22 else f"[{address}]:{port}") + f" {host_key}\n")
-    listen_address, listen_port = (listen or f"{address} {port}").split()
     (folder / "sshd_config").write_text(
-        f"Port {listen_port}\nListenAddress {listen_address}\nHostKey {folder}/host\nPidFile none\n"
+        f"Port {port}\nListenAddress {address}\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
         "UseDNS no\nMaxStartups 100:30:200\nPrintMotd no\n" + "".join(line + "\n" for line in extra)
     )
-    (folder / "ssh_config").write_text(client_settings(folder, address, port, user, name))
+    (folder / "ssh_config").write_text(client_settings(folder, address, port, user, "dev"))
     (folder / "log").touch()
 
 
