@@ -29,6 +29,7 @@ ToolchainError                      1   something failed; the text says what, wh
 │   ├── RuntimeMissingError         9   no Python, no runtime, or another version
 │   ├── ProviderError               9   the provider asked for is not the one used
 │   ├── DeviceBusyError             9   somebody else holds the device, who is named
+│   ├── PowerModeError              9   a power mode or pin was not taken, or not put back
 │   ├── DeployError                 9   a bundle was not put into service; what was there stays
 │   └── ProtocolError               9   the agent's answer is not what the protocol allows
 ├── MeasurementError               10   a result that must not be used
@@ -182,6 +183,10 @@ class ProviderError(DeviceError):
 
 
 class DeviceBusyError(DeviceError):
+    pass
+
+
+class PowerModeError(DeviceError):
     pass
 
 

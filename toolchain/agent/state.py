@@ -159,7 +159,7 @@ def state(root="/", cache="/", sensors=None, clocks=None):
         (
             ("time_unix", time.time),
             ("monotonic_s", time.monotonic),
-            ("boot_id", lambda: sysfs.read(root, "/proc/sys/kernel/random/boot_id")),
+            ("boot_id", lambda: sysfs.boot_id(root)),
             ("power_mode", lambda: nvpmodel.current(root)),
             ("governor", lambda: governor(root)),
             ("turbo", lambda: turbo(root)),

@@ -37,6 +37,10 @@ def number(root, path):
     return int(read(root, path))
 
 
+def boot_id(root):
+    return read(root, "/proc/sys/kernel/random/boot_id")
+
+
 def paths(root, *patterns):
     """Files that exist for these patterns, as the device names them, sorted."""
     found = set()
@@ -67,7 +71,7 @@ def reason(error):
     """Why something could not be read, short."""
     if isinstance(error, OSError) and error.strerror:
         return "%s: %s" % (error.strerror, error.filename) if error.filename else error.strerror
-    return str(error) if type(error) is ValueError else "%s: %s" % (type(error).__name__, error)
+    return str(error) if isinstance(error, ValueError) else "%s: %s" % (type(error).__name__, error)
 
 
 def collect(fields):
