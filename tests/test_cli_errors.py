@@ -286,7 +286,7 @@ def test_no_space_left_keeps_what_is_finished(job: Path, toolchain: Run, monkeyp
         message(toolchain("run run.toml"), 9, "no space left", "cut", "finished stages stay")
     before = finished(job / "run")
     assert list(before) == ["dense"]
-    monkeypatch.setattr("toolchain.pipeline.tune_stage", stop_here)
+    monkeypatch.setattr("toolchain.pipeline.networks.tune_stage", stop_here)
     toolchain("run run.toml")
     assert finished(job / "run")["dense"] == before["dense"]
     assert "cut" in finished(job / "run")
