@@ -120,11 +120,11 @@ def deploy(job):
         with place.held(job.need("who", str), wait_s):
             place.tidy()
             before = place.current()
-            job.event("step", name="install")
+            job.event("step", step="install")
             version = install(place, version, listed)
-            job.event("step", name="try")
+            job.event("step", step="try")
             tried = _tried(place, version, job.need("limit_s", (int, float)))
-            job.event("step", name="switch")
+            job.event("step", step="switch")
             if version != before:
                 place.write_history([*place.history(), version])
                 place.switch(version)
@@ -142,13 +142,13 @@ def rollback(job):
         if len(known) < 2:
             raise AgentError("deploy", "%s: there is no version before %s" % (place.folder, known[-1] if known else "the first"))
         before, version = known[-1], known[-2]
-        job.event("step", name="check")
+        job.event("step", step="check")
         wrong = shelf.damage(place.path(version), version)
         if wrong is not None:
             raise AgentError("deploy", "%s cannot be gone back to: %s; %s stays in service" % (version, wrong, before))
-        job.event("step", name="try")
+        job.event("step", step="try")
         tried = _tried(place, version, job.need("limit_s", (int, float)))
-        job.event("step", name="switch")
+        job.event("step", step="switch")
         place.switch(version)
         place.write_history(known[:-1])
     return {"folder": place.folder, "version": version, "before": before, "switched": True, "tried": tried}

@@ -13,11 +13,12 @@ from .wire import AgentError
 
 SAMPLE, EXPECTED = "sample.ppm", "expected.json"
 KILL_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+libc = ctypes.CDLL(None)  # loaded before any fork
 SHOWN = 3  # differences named in an error
 
 
 def _die_with_agent():
-    ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
+    libc.prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
 def run(folder, min_score, limit_s):

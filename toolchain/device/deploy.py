@@ -74,7 +74,7 @@ class Models(Message):
 
 
 class Step(Message):
-    name: Text
+    step: Text
 
 
 class Have(Message):
@@ -141,7 +141,7 @@ def _in_steps(session: AgentSession, op: str, title: str, on: On, fields: dict[s
     with progress.task(title, total=3, unit="steps") as task:
 
         def show(_: str, data: Any) -> None:
-            task.advance(int(task.done < task.total), note=check(Step, data).name)
+            task.advance(int(task.done < task.total), note=check(Step, data).step)
 
         fields = {**fields, "who": whoami(), "wait_s": on.wait_s, "limit_s": TRIAL_S}
         return check(Deployed, session.request(op, timeout_s=INSTALL_S + on.wait_s, on_event=show, **fields))
