@@ -4,7 +4,7 @@ import os
 import platform
 import re
 
-from . import nvpmodel, runtimes, state, sysfs
+from . import emulation, nvpmodel, runtimes, state, sysfs
 
 FLAGS = (
     "avx",
@@ -194,6 +194,7 @@ def probe(root="/", cache="/"):
             ("boot_control", lambda: boot_control(root)),
             ("dmi", lambda: dmi(root)),
             ("virtual", lambda: virtual(root)),
+            ("emulated", lambda: emulation.emulated(root)),
             ("devfreq", lambda: sysfs.children(root, "/sys/class/devfreq")),
             ("accelerators", lambda: accelerators(root)),
             ("gpus", lambda: gpus(root)),

@@ -139,6 +139,7 @@ class Probe(Message):
         boot_control: NVIDIA's TNSPEC and COMPATIBLE_SPEC.
         dmi: sys_vendor, product_name, board_name of a PC.
         virtual: what says that it is a virtual machine; None when nothing does.
+        emulated: what says that its processor is emulated, so that no timing is a board's; None when nothing does.
         devfreq: devices with a clock of their own.
         accelerators: device files and names of accelerators, such as "hailo0".
         gpus: as nvidia-smi gives them; a Jetson's stub is named with "(nvgpu)".
@@ -159,6 +160,7 @@ class Probe(Message):
     boot_control: dict[Text, Text] | None
     dmi: dict[Text, Text] | None
     virtual: Text | None
+    emulated: Text | None
     devfreq: list[Text] | None
     accelerators: list[Text] | None
     gpus: list[Gpu] | None
