@@ -18,6 +18,7 @@ from common import save
 
 from toolchain import verbs
 from toolchain.config import load_config
+from toolchain.device.pace import pace_of
 from toolchain.pipeline import run
 
 
@@ -58,7 +59,7 @@ def main() -> None:
         "pruned-fp32": bundles / "pruned" / "engine.onnx",
         "pruned-int8": bundles / "pruned-int8" / "engine.onnx",
     }
-    result = verbs.bench(engines, args.out / "bench-vs-yolo-export", rounds=args.rounds)
+    result = verbs.bench(engines, args.out / "bench-vs-yolo-export", pace=pace_of("quick", rounds=args.rounds))
     accuracy = {
         label: verbs.evaluate(path, args.out / "work", data=args.data, imgsz=args.imgsz, split=args.split, name=f"e2e-{label}")
         for label, path in engines.items()

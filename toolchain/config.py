@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolchain.device.pace import Pace, pace_of
 from toolchain.device.settings import On
 from toolchain.errors import ConfigError
 
@@ -17,6 +18,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+RUN_WAIT_S = 3600.0  # a job of hours does not give up because somebody is measuring on its device
 
 
 class Section(BaseModel):
@@ -91,13 +94,18 @@ class BenchSection(Section):
     runtime: str = "onnxruntime"
     provider: str = "CPUExecutionProvider"
     threads: int = Field(default=2, ge=1)
-    rounds: int = Field(default=11, ge=1)
-    runs: int = Field(default=20, ge=1)
+    profile: Literal["quick", "search", "report"] = "quick"
+    rounds: int | None = Field(default=None, ge=1)  # None: the profile's, as for runs
+    runs: int | None = Field(default=None, ge=1)
     python: str | None = None
 
     def on(self, host: str = "local", target: str | None = None) -> On:
         """The device, and how engines run there."""
-        return On(host, self.runtime, self.provider, self.threads, self.python, target)
+        return On(host, self.runtime, self.provider, self.threads, self.python, target, wait_s=RUN_WAIT_S)
+
+    def pace(self) -> Pace:
+        """How long and how often engines are timed."""
+        return pace_of(self.profile, rounds=self.rounds, runs=self.runs)
 
 
 class RunConfig(Section):
@@ -111,7 +119,9 @@ class RunConfig(Section):
     host: str = "local"
     split: Literal["val", "test", "train"] = "val"
     seed: int = 0
+    budget: list[str] = Field(default_factory=list)  # such as "latency=0.5x": widths are then chosen by what the device does
     prune: PruneSection = PruneSection()
+    select: SelectSection = SelectSection()
     train: TrainSection = TrainSection()
     export: ExportSection = ExportSection()
     int8: Int8Section = Int8Section()

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolchain.config import PruneSection, SelectSection, TrainSection, read_toml
-from toolchain.errors import ConfigError, RunFolderError, UsageError
+from toolchain.config import PruneSection, RunConfig, SelectSection, TrainSection, read_toml
+from toolchain.errors import ConfigError, MeasurementError, RunFolderError, UsageError
 from toolchain.pruning.prune import PruneRequest
+from toolchain.selection.budget import parse_budgets
 from toolchain.stage import read_json
 
 
@@ -80,6 +81,22 @@ def layer_ratios(file: Path | None, flags: Mapping[str, float]) -> dict[str, flo
     return {**values, **flags}
 
 
+def check_budget(config: RunConfig) -> None:
+    """Raises: UsageError for a budget that is not understood, ConfigError for one beside settings it replaces."""
+    if not config.budget:
+        return
+    parse_budgets(config.budget)
+    usual = PruneSection()
+    for key in ("ratio", "strategy", "layers", "guard"):
+        if (got := getattr(config.prune, key)) != getattr(usual, key):
+            raise ConfigError(
+                "a budget chooses the widths, so this setting would have no effect", got=f"prune.{key} = {got!r}",
+                fix="leave it out, or leave out the budget",
+            )  # fmt: skip
+    if config.select.precision == "int8" and not config.int8.enabled:
+        raise ConfigError("the budget is for the INT8 engine, but INT8 is off", fix='select.precision = "fp32"')
+
+
 def select_section(**values: Any) -> SelectSection:
     """Flags -> selection section."""
     from pydantic import ValidationError
@@ -123,6 +140,39 @@ def labelled(engines: Sequence[str]) -> dict[str, Path]:
             raise UsageError("two engines with the same label", got=name, fix="LABEL=PATH")
         found[name] = file
     return found
+
+
+def bench_request(
+    *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: bool, power_mode: str | None,
+    pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Flags -> what `verbs.bench` is asked beside engines and device.
+
+    Raises:
+        UsageError: accuracy without a data set, or a value out of range.
+    """
+    from toolchain.device.bench import Extras
+    from toolchain.device.conditions import Conditions
+    from toolchain.device.energy_request import EnergyRequest
+    from toolchain.device.pace import pace_of
+
+    if accuracy and data is None:
+        raise UsageError("accuracy needs a data set", fix="--data DATA.yaml")
+    usual = EnergyRequest(profile="report" if profile == "report" else "search")
+    return {
+        "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None),
+        "extras": Extras(energy=usual if energy else None),
+        "conditions": Conditions(power_mode, pin_clocks, keep_unstable),
+        "accuracy": accuracy,
+        "data": data,
+    }
+
+
+def check_usable(bench: Mapping[str, Any]) -> None:
+    """Raises: MeasurementError for a benchmark whose numbers must not be used, unless they were to be kept all the same."""
+    if not bench["valid"] and not bench["conditions"]["keep_unstable"]:
+        fix = "fix the clocks, cool the device, end other work there (toolchain doctor HOST); --keep-unstable records it, marked"
+        raise MeasurementError("the benchmark must not be used", got="; ".join(bench["reasons"]), fix=fix)
 
 
 def ratios(layers: list[str] | None) -> dict[str, float]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from toolchain.device.manifest import attach
 from toolchain.device.profile import NodeTime
+from toolchain.device.records import interval
+from toolchain.device.records import records_of as of_bench
 from toolchain.device.target import load_target
 from toolchain.errors import AccuracyGateError
 from toolchain.measurement.record import Record, append
@@ -20,7 +22,7 @@ from toolchain.report.findings import Finding, by_severity
 from toolchain.report.html import write_report
 from toolchain.report.layer_times import layer_times, summary_rows
 from toolchain.report.variant import Variant
-from toolchain.stage import file_sha256, read_json, tool_versions, write_json
+from toolchain.stage import read_json, tool_versions, write_json
 
 DENSE, PRUNED, INT8 = "dense", "pruned", "pruned-int8"
 FACT_IMAGES = 8
@@ -61,12 +63,6 @@ def variants_of(
         why = dict.fromkeys(("size_bytes", "params", "gmacs", "map50", "map50_95", "latency_ms"), "refused by the accuracy gate")
         rows.append(Variant(label=INT8, why=why))
     return rows
-
-
-def interval(value: Mapping[str, Any]) -> tuple[float, float] | None:
-    """(low, high) of a percentile or ratio, if both exist."""
-    low, high = value.get("low"), value.get("high")
-    return None if low is None or high is None else (low, high)
 
 
 def conv_layers(dense: Any, pruned: Any, plan: PruningPlan) -> list[dict[str, Any]]:
@@ -148,35 +144,8 @@ def records_of(
     engines: Mapping[str, Path], bench: Mapping[str, Any], accuracy: Mapping[str, Any], data: str
 ) -> dict[str, list[Record]]:
     """Latency, accuracy and size of every engine, each with what makes it true."""
-    versions = tool_versions()
-    records = {}
-    for label, engine in engines.items():
-        timed, found, digest = bench["engines"][label], accuracy[label], file_sha256(engine)
-        common = {"subject": label, "subject_sha256": digest, "device": bench["device"], "versions": versions}
-        records[label] = [
-            Record(
-                **common,
-                kind="latency",
-                value=timed["latency_ms"]["p50"]["value"],
-                unit="ms",
-                interval=interval(timed["latency_ms"]["p50"]),
-                state_before=bench["state_before"],
-                state_after=bench["state_after"],
-                samples_path=f"stages/bench/{timed['samples']}",
-                valid=bench["valid"],
-                reasons=tuple(bench["reasons"]),
-                extra={"speedup": timed["speedup"], "settings": bench["settings"]},
-            ),
-            Record(
-                **common,
-                kind="accuracy",
-                value=found["map50_95"],
-                unit="mAP50-95",
-                extra={"map50": found["map50"], "split": found["split"], "images": found["images"], "data_sha256": data},
-            ),
-            Record(**common, kind="size", value=engine.stat().st_size, unit="bytes"),
-        ]
-    return records
+    rows = {label: {**bench["engines"][label], "accuracy": {**accuracy[label], "data_sha256": data}} for label in engines}
+    return {label: of_bench({**bench, "engines": rows}, label, folder="stages/bench/") for label in engines}
 
 
 def keep_records(out: Path, engines: Mapping[str, Path], records: Mapping[str, list[Record]]) -> None:

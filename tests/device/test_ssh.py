@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests import tinynet
+from tests.device.paces import short
 from tests.lab.sshd import Sshd, keygen, script
 from toolchain import errors
 from toolchain.device import agent_package, bundle, transfer
@@ -29,11 +30,10 @@ from toolchain.predictions import Predictions, candidates
 
 pytestmark = pytest.mark.ssh
 PLACE = On("dev", threads=1, python=sys.executable, target="host-cpu")
-QUICK: dict[str, Any] = {"on": PLACE, "warmup_runs": 2, "warmup_s": 0.0, "timeout_s": 60.0}
 
 
 def test_bench(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
-    result = bench(engines, tmp_path / "out", rounds=6, runs=3, **QUICK)
+    result = bench(engines, tmp_path / "out", PLACE, short(6, 3))
     assert result.engines["two"].latency_ms.n == 18
     assert result.device["runtimes"]["onnxruntime"]["version"]
     assert result.control is not None
@@ -41,7 +41,7 @@ def test_bench(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
 
 def test_bench_with_more_engines_than_one_link_allows(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
     many = {f"engine{number}": engines["one"] for number in range(7)}
-    result = bench(many, tmp_path / "out", rounds=1, runs=1, **QUICK)
+    result = bench(many, tmp_path / "out", PLACE, short(1, 1))
     assert len(result.engines) == 7
 
 
@@ -56,11 +56,11 @@ def test_bench_goes_on_after_the_link_was_cut(dev: Sshd, engines: dict[str, Path
     cutter = threading.Thread(target=cut)
     cutter.start()
     with pytest.raises(errors.ConnectionLostError):
-        bench(engines, out, rounds=200, runs=3, **QUICK)
+        bench(engines, out, PLACE, short(200, 3))
     cutter.join()
     kept = json.loads((out / "samples" / "one.json").read_text())["rounds"]
     assert 1 <= len(kept) < 200
-    result = bench(engines, out, rounds=len(kept) + 1, runs=3, **QUICK)
+    result = bench(engines, out, PLACE, short(len(kept) + 1, 3))
     assert (result.rounds, result.sessions) == (len(kept) + 1, 2)
     assert json.loads((out / "samples" / "one.json").read_text())["rounds"][:-1] == kept
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import AsJson, Data, Host, Imgsz, Out, Provider, Python, Split, Target, Threads, app, finish, folder
+from toolchain.cli.options import (
+    AsJson,
+    Data,
+    Host,
+    Imgsz,
+    MaybeData,
+    Out,
+    Provider,
+    Python,
+    Split,
+    Target,
+    Threads,
+    app,
+    finish,
+    folder,
+)
 
 
 @app.command()
@@ -38,25 +55,44 @@ def bench(
     engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx files or bundles; the first is the baseline")],
     out: Out = Path("runs/bench"),
     host: Host = "local",
+    target: Annotated[str | None, typer.Option("--target", help="what the host must be; names its sensors, rails, modes")] = None,
+    profile: Annotated[str, typer.Option("--profile", help="quick, search (9 s an engine) or report (90 s or more)")] = "search",
+    rounds: Annotated[int | None, typer.Option("--rounds", help="passes of every engine; default: the profile's")] = None,
+    runs: Annotated[int | None, typer.Option("--runs", help="least inferences in a pass; default: the profile's")] = None,
+    end_to_end: Annotated[bool, typer.Option("--end-to-end", help="time whole detections too; always in a report")] = False,
+    accuracy: Annotated[bool, typer.Option("--accuracy", help="mAP of each engine's own outputs there; needs --data")] = False,
+    data: MaybeData = None,
+    split: Split = "val",
+    energy: Annotated[bool, typer.Option("--energy", help="energy of an inference too")] = False,
+    power_mode: Annotated[str | None, typer.Option("--power-mode", help="run in this mode, then put the old one back")] = None,
+    pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
+    keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
+    wait: Annotated[float, typer.Option("--wait", help="seconds to wait while somebody else measures there")] = 0.0,
+    imgsz: Annotated[int | None, typer.Option("--imgsz", help="side of the input, for engines that take any")] = None,
     provider: Provider = "CPUExecutionProvider",
     threads: Threads = 2,
-    rounds: Annotated[int, typer.Option("--rounds")] = 11,
-    runs: Annotated[int, typer.Option("--runs", help="inferences in a round")] = 20,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
-    """Latency of engines in turns, one process each, one active at a time; every sample is kept."""
+    """Latency of engines in turns, one process each, one active at a time; every sample is kept. Exit code 10: not to be used."""
     from toolchain import requests, verbs
     from toolchain.device.settings import On
     from toolchain.report.bench_table import bench_table
 
-    on = On(host=host, provider=provider, threads=threads, python=python)
-    result = verbs.bench(requests.labelled(engines), folder(out), on=on, rounds=rounds, runs=runs).to_json()
+    on = On(host=host, provider=provider, threads=threads, python=python, target=target, wait_s=wait)
+    asked = requests.bench_request(
+        profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, energy=energy, power_mode=power_mode,
+        pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
+    )  # fmt: skip
+    command = shlex.join(["toolchain", *sys.argv[1:]])
+    labelled = requests.labelled(engines)
+    result = verbs.bench(labelled, folder(out), on=on, split=split, imgsz=imgsz, command=command, **asked).to_json()
     if not as_json:
         from toolchain.progress import console
 
         console.print(bench_table(result))
     finish(result, as_json, f"{out / 'bench.json'}")
+    requests.check_usable(result)
 
 
 @app.command(name="eval")

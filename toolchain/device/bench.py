@@ -10,99 +10,127 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolchain import progress
-from toolchain.device.engine_messages import BenchAnswer, Turn
+from toolchain.device import energy
+from toolchain.device.conditions import AS_IT_IS, Conditions
+from toolchain.device.end_to_end import RANDOM, Picture
+from toolchain.device.energy_request import EnergyRequest
+from toolchain.device.engine_messages import BenchAnswer, Turn, WholeTurn
 from toolchain.device.messages import check
+from toolchain.device.pace import PACES, Pace
+from toolchain.device.prepared import prepared
 from toolchain.device.remote import Device, connect
 from toolchain.device.results import BenchResult, result_of
-from toolchain.device.samples import Samples, open_samples
+from toolchain.device.samples import Samples, claim, open_samples
 from toolchain.device.session import AgentSession
+from toolchain.device.session_log import SessionLog
 from toolchain.device.settings import HERE, On
-from toolchain.device.state_messages import Probe, State
-from toolchain.errors import ProtocolError, RunFolderError, UsageError
-from toolchain.stage import file_sha256, read_json, write_json
+from toolchain.device.target import load_target
+from toolchain.errors import ProtocolError, UsageError
+from toolchain.stage import file_sha256, write_json
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONTROL = ".control"
 PAUSE_S = 0.05
-PROBE_S = 60.0
-SESSIONS = "sessions.json"
+QUICK = PACES["quick"]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is asked for beside latency.
+
+    Attributes:
+        aa_control: measure the baseline a second time; without it the result says so.
+        picture: what whole detections are timed on; used where the pace asks for them.
+        energy: None: not measured.
+    """
+
+    aa_control: bool = True
+    picture: Picture = RANDOM
+    energy: EnergyRequest | None = None
+
+
+LATENCY_ALONE = Extras()
 
 
 def bench(
-    engines: Mapping[str, Path], out: Path, on: On = HERE, *, rounds: int = 11, runs: int = 20, warmup_runs: int = 20,
-    warmup_s: float = 1.0, aa_control: bool = True, timeout_s: float = 600.0, imgsz: int | None = None,
+    engines: Mapping[str, Path], out: Path, on: On = HERE, pace: Pace = QUICK, *, extras: Extras = LATENCY_ALONE,
+    conditions: Conditions = AS_IT_IS, imgsz: int | None = None, timeout_s: float = 600.0, command: str = "",
 ) -> BenchResult:  # fmt: skip
-    """Measure every engine in `rounds` rounds of `runs` inferences each.
+    """Measure every engine in rounds.
 
     Rounds already in `out` (same engines, same settings, same device) are kept and only the missing ones measured.
 
     Args:
         engines: label -> file; the first is the baseline of the ratios.
-        out: folder for samples/LABEL.json (every sample), bench.json (the result) and what is needed to go on later.
-        on: device, runtime, threads.
-        warmup_runs, warmup_s: both must be reached before the first round.
-        aa_control: measure the baseline a second time; without it the result says so.
-        timeout_s: longest wait for loading, or for one turn.
+        out: folder for samples/LABEL.json and end-to-end/LABEL.json (every sample), bench.json (the result), sessions.json (the
+            device around them) and energy/.
+        on: device, runtime, threads, target.
+        pace: how long and how often.
         imgsz: side of the picture, for engines that take any.
+        timeout_s: longest silence of the device beyond the length of a pass.
+        command: how this was asked for, for the record.
 
     Returns:
         the result; `valid` is False, with the reasons, when it must not be used. Fewer than 6 rounds cannot pass the control.
 
     Raises:
         UsageError: no engines, a bad label or count.
-        RunFolderError: `out` holds a benchmark of other engines, settings or another device.
+        RunFolderError: `out` holds a benchmark of other engines or settings, or of another device.
+        MeasurementError: the device is not the target's, or not in the state asked for.
         DeviceError and its kinds; rounds measured before are kept.
     """
-    _check(engines, threads=on.threads, rounds=rounds, runs=runs, warmup_runs=warmup_runs, warmup_s=warmup_s)
+    _check(engines, on)
+    target = load_target(on.target) if on.target else None
     baseline = next(iter(engines))
-    files = {**engines, **({baseline + CONTROL: engines[baseline]} if aa_control else {})}
-    warmup = {"warmup_runs": warmup_runs, "warmup_s": float(warmup_s), "imgsz": imgsz}
-    identity = {**on.engine_fields(), **warmup, "host": on.host, "runs": runs}
-    samples = open_samples(out, {label: file_sha256(path) for label, path in files.items()}, identity)
-    sessions: list[dict[str, Any]] = read_json(out / SESSIONS) if (out / SESSIONS).exists() else []
-    missing = rounds - len(samples[0].rounds)
-    if missing > 0 or not sessions or sessions[-1]["state_after"] is None:
-        with connect(on.host, python=on.python) as device, ExitStack() as stack:
-            watcher = stack.enter_context(device.session())
-            this = _begin(watcher, sessions)
-            if missing > 0:
-                agents = _load(device, stack, files, {**on.engine_fields(), **warmup}, timeout_s + warmup_s, this)
-                sessions.append(this)
-                write_json(out / SESSIONS, sessions)
-                with progress.task(f"Timing on {device.name}", total=missing, unit="rounds") as task:
-                    for _ in range(missing):
-                        _round(samples, agents, runs, len(sessions) - 1, timeout_s)
-                        task.advance()
-            sessions[-1]["state_after"] = check(State, watcher.request("state", timeout_s=PROBE_S)).model_dump()
-            write_json(out / SESSIONS, sessions)
-    control = baseline + CONTROL if aa_control else None
-    result = result_of(samples, files, sessions, baseline=baseline, control=control, settings=identity)
+    files = {**engines, **({baseline + CONTROL: engines[baseline]} if extras.aa_control else {})}
+    hashes = {label: file_sha256(path) for label, path in files.items()}
+    settings = {
+        **on.engine_fields(), "host": on.host, "target": on.target, "imgsz": imgsz, "pace": pace.of_a_round(),
+        "power_mode": conditions.power_mode, "pin_clocks": conditions.pin_clocks,
+        "picture": extras.picture.to_json() if pace.end_to_end else None,
+    }  # fmt: skip
+    claim(out, hashes, settings)
+    alone = open_samples(out, hashes, files)
+    whole = open_samples(out, hashes, engines, WholeTurn) if pace.end_to_end else []
+    log = SessionLog(out, target, conditions, command)
+    missing = [pace.rounds - len(some[0].rounds) if some else 0 for some in (alone, whole)]
+    if max(missing) > 0 or not log.closed or (extras.energy and log.energy is None):
+        with connect(on.host, python=on.python) as device, prepared(device, on, target, conditions) as watcher:
+            log.begin(watcher)
+            if max(missing) > 0:
+                with ExitStack() as stack:
+                    fields = {**on.engine_fields(), **pace.warmup_fields(), "imgsz": imgsz}
+                    agents = _load(device, stack, files, fields, timeout_s, log)
+                    rounds = Rounds(agents, pace, timeout_s, log, watcher)
+                    rounds.measure(alone, missing[0], "go", pace.pass_fields(), f"Timing on {device.name}")
+                    if missing[1] > 0:
+                        place = extras.picture.put(agents[baseline])
+                        fields = {**pace.pass_fields(pace.end_pass_s), **place}
+                        rounds.measure(whole, missing[1], "whole", fields, f"Timing whole detections on {device.name}")
+            if extras.energy is not None:
+                p50 = {one.label: float(np.median(np.concatenate(one.by_round()))) for one in alone}
+                found = energy.measure(
+                    device, engines, out / "energy", extras.energy, target=target, fields=on.engine_fields(), latency_p50_ms=p50,
+                    imgsz=imgsz, timeout_s=timeout_s,
+                )  # fmt: skip
+                log.measured_energy({label: result.to_json() for label, result in found.items()})
+            log.end(watcher, pace.post_s)
+    control = baseline + CONTROL if extras.aa_control else None
+    result = result_of(alone, whole, files, log.entries, pace, baseline=baseline, control=control, settings=settings)
     write_json(out / "bench.json", result.to_json())
     return result
 
 
-def _load(
-    device: Device, stack: ExitStack, files: Mapping[str, Path], fields: dict[str, Any], timeout_s: float, this: dict[str, Any]
-) -> dict[str, AgentSession]:
-    """Every engine in its own process, warmed up; what each said about itself goes into `this["loaded"]`."""
-    agents: dict[str, AgentSession] = {}
-    this["loaded"] = {}
-    with progress.task(f"Loading on {device.name}", total=len(files), unit="engines") as task:
-        for label, path in files.items():
-            agents[label] = agent = stack.enter_context(device.session())
-            answer = agent.request("bench", timeout_s=timeout_s, path=agent.put(path), **fields)
-            this["loaded"][label] = check(BenchAnswer, answer).model_dump()
-            task.advance(note=label)
-    return agents
-
-
-def _check(engines: Mapping[str, Path], *, warmup_s: float, **counts: int) -> None:
+def _check(engines: Mapping[str, Path], on: On) -> None:
     if not engines:
         raise UsageError("nothing to measure: no engines were given")
     for label, path in engines.items():
@@ -110,37 +138,57 @@ def _check(engines: Mapping[str, Path], *, warmup_s: float, **counts: int) -> No
             raise UsageError("not a label of an engine", got=repr(label), fix=f"letters, digits, . - _; not *{CONTROL}")
         if not path.is_file():
             raise UsageError("an engine's file does not exist", got=str(path))
-    for name, value in counts.items():
-        if value < (0 if name == "warmup_runs" else 1):
-            raise UsageError(f"{name} is too small", got=value)
-    if not 0 <= warmup_s < 3600:
-        raise UsageError("warmup_s must be between 0 and 3600 seconds", got=warmup_s)
+    if on.threads < 1:
+        raise UsageError("threads is out of range", got=on.threads, fix="1 or more")
 
 
-def _begin(watcher: AgentSession, sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the device is and its state, which must be the same device as in earlier sessions."""
-    probe = check(Probe, watcher.request("probe", timeout_s=PROBE_S))
-    state = check(State, watcher.request("state", timeout_s=PROBE_S))
-    described = probe.model_dump(exclude={"state"})
-    for earlier in sessions[:1]:
-        for key in ("hostname", "arch", "cpu_model", "cores", "kernel", "runtimes"):
-            if earlier["device"][key] != described[key]:
-                got = f"{key} {described[key]!r}, was {earlier['device'][key]!r}"
-                raise RunFolderError("the rounds measured before come from another device", got=got, fix="use another folder")
-    return {"device": described, "state_before": state.model_dump(), "state_after": None}
+def _load(
+    device: Device, stack: ExitStack, files: Mapping[str, Path], fields: dict[str, Any], timeout_s: float, log: SessionLog
+) -> dict[str, AgentSession]:
+    """Every engine in its own process, warmed up."""
+    agents: dict[str, AgentSession] = {}
+    said: dict[str, Any] = {}
+    with progress.task(f"Loading and warming up on {device.name}", total=len(files), unit="engines") as task:
+        for label, path in files.items():
+            agents[label] = agent = stack.enter_context(device.session())
+            answer = agent.request("bench", timeout_s=timeout_s, path=agent.put(path), **fields)
+            said[label] = check(BenchAnswer, answer).model_dump()
+            task.advance(note=label)
+    log.loaded(said)
+    return agents
 
 
-def _round(samples: list[Samples], agents: dict[str, AgentSession], runs: int, session: int, timeout_s: float) -> None:
-    """One turn of every engine; nothing is kept of a round that does not get to its end."""
-    forward = len(samples[0].rounds) % 2 == 0
-    turns: list[tuple[Samples, Turn]] = []
-    for one in samples if forward else samples[::-1]:
-        time.sleep(PAUSE_S)  # the thread pool of the engine before must have stopped spinning
-        turn = check(Turn, agents[one.label].request("go", timeout_s=timeout_s, runs=runs))
-        if len(turn.latency_ms) != runs:
-            raise ProtocolError("the device took another number of samples", got=f"{len(turn.latency_ms)}, asked for {runs}")
-        turns.append((one, turn))
-    for position, (one, turn) in enumerate(turns):
-        one.add(turn, session=session, position=position)
-    for one in samples:
-        one.save()
+@dataclass(frozen=True)
+class Rounds:
+    """Engines that are loaded and wait for their turns."""
+
+    agents: Mapping[str, AgentSession]
+    pace: Pace
+    timeout_s: float
+    log: SessionLog
+    watcher: AgentSession
+
+    def measure(self, samples: Sequence[Samples], missing: int, op: str, fields: Mapping[str, Any], title: str) -> None:
+        """`missing` more rounds, with a look at the device after each."""
+        with progress.task(title, total=max(missing, 0), unit="rounds") as task:
+            for _ in range(missing):
+                self._round(samples, op, fields)
+                self.log.glance(self.watcher, len(samples[0].rounds))
+                task.advance()
+
+    def _round(self, samples: Sequence[Samples], op: str, fields: Mapping[str, Any]) -> None:
+        """One pass of every engine; nothing is kept of a round that does not get to its end."""
+        forward = len(samples[0].rounds) % 2 == 0
+        turns: list[tuple[Samples, Turn]] = []
+        for one in samples if forward else samples[::-1]:
+            time.sleep(PAUSE_S)  # the thread pool of the engine before must have stopped spinning
+            answer = self.agents[one.label].request(op, timeout_s=self.timeout_s + fields["seconds"], **fields)
+            turn = check(one.kind, answer)
+            if turn.stopped == "enough" and len(turn.latency_ms) < fields["runs"]:
+                got = f"{len(turn.latency_ms)}, asked for {fields['runs']}"
+                raise ProtocolError("the device took another number of samples", got=got)
+            turns.append((one, turn))
+        for position, (one, turn) in enumerate(turns):
+            one.add(turn, session=len(self.log.entries) - 1, position=position)
+        for one in samples:
+            one.save()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
 from toolchain.device.messages import Count, Message, Path_, Positive, Sha256, Text
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class TensorInfo(Message):
@@ -34,17 +36,44 @@ class BuildAnswer(Loaded):
     ran_output_shapes: list[list[int]]
 
 
+class Warmup(Message):
+    """How the warm-up went.
+
+    Attributes:
+        stopped: "asked" for what was asked, "steady" when the latency stood still, "cap" when it was given up to wait for that.
+        change: relative change of the latency over the last seconds; None where it was not looked at.
+    """
+
+    runs: Count
+    seconds: NotNegative
+    stopped: Literal["asked", "steady", "cap"]
+    change: FiniteFloat | None
+
+
 class BenchAnswer(Loaded):
-    warmup_runs: Count
+    warmup: Warmup
     input_shape: list[int]
     rss_mb: Positive | None
+    gpu_mb: Positive | None
+    gpu_reason: Text | None
+
+    @model_validator(mode="after")
+    def _gpu_memory_or_why_not(self) -> BenchAnswer:
+        if (self.gpu_mb is None) != (self.gpu_reason is not None):
+            raise ValueError("gpu_mb or the reason why there is none, not both")
+        return self
 
 
 class Turn(Message):
-    """The samples of one turn: starts on the device's monotonic clock (s) and latencies (ms)."""
+    """The samples of one pass: starts on the device's monotonic clock (s) and latencies (ms).
 
-    start_s: list[FiniteFloat]
+    Attributes:
+        stopped: "enough" where the pass took what was asked, "cap" where its time was up, "full" where it held too many samples.
+    """
+
+    start_s: Annotated[list[FiniteFloat], Field(min_length=1)]
     latency_ms: list[Positive]
+    stopped: Literal["enough", "cap", "full"]
     rss_mb: Positive | None
 
     @model_validator(mode="after")
@@ -54,6 +83,26 @@ class Turn(Message):
         ends = [start + ms / 1000 for start, ms in zip(self.start_s, self.latency_ms, strict=True)]
         if any(start < end - 1e-6 for start, end in zip(self.start_s[1:], ends[:-1], strict=True)):
             raise ValueError("an inference starts before the one before it has ended")
+        return self
+
+
+class WholeTurn(Turn):
+    """The samples of one pass of whole detections: latency_ms is from the picture to the boxes, the others are its parts."""
+
+    prepare_ms: list[Positive]
+    inference_ms: list[Positive]
+    suppress_ms: list[Positive]
+    picture_shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    boxes: Count
+
+    @model_validator(mode="after")
+    def _parts_add_up(self) -> WholeTurn:
+        parts = (self.prepare_ms, self.inference_ms, self.suppress_ms)
+        if any(len(part) != len(self.latency_ms) for part in parts):
+            raise ValueError("every run needs a time for each part")
+        for whole, *each in zip(self.latency_ms, *parts, strict=True):
+            if abs(whole - sum(each)) > 0.001:
+                raise ValueError("the parts of a run are not the run")
         return self
 
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from toolchain.device.samples import Samples
-from toolchain.measurement.stats import CONTROL_MARGIN, Ratio, Summary, control_holds, ratio_of_rounds, summarize
+import numpy as np
 
-CV_LIMIT = 0.025  # trtexec warns above it
-DRIFT_LIMIT = 0.02
-LAG1_LIMIT = 0.1
+from toolchain.device.judgement import drift_in_report, flags_of, moved, noise, notes
+from toolchain.device.pace import Pace
+from toolchain.device.samples import Samples
+from toolchain.measurement.energy_result import not_measured
+from toolchain.measurement.stats import Ratio, Summary, ratio_of_rounds, summarize
+
+PARTS = ("prepare_ms", "inference_ms", "suppress_ms")
+
+
+@dataclass(frozen=True)
+class WholeResult:
+    """Detections from a picture to its boxes, timed apart from inference alone.
+
+    Attributes:
+        latency_ms: letterbox, inference and suppression together.
+        prepare_ms, inference_ms, suppress_ms: medians of the parts.
+        picture_shape: height, width, channels of the picture.
+        boxes: found in it.
+        speedup: baseline / this engine, whole detections.
+    """
+
+    latency_ms: Summary
+    prepare_ms: float
+    inference_ms: float
+    suppress_ms: float
+    picture_shape: list[int]
+    boxes: int
+    speedup: Ratio | None
+    samples: str
 
 
 @dataclass(frozen=True)
@@ -21,9 +46,16 @@ class EngineResult:
     """One engine.
 
     Attributes:
-        latency_ms: summary over all rounds, ms.
+        latency_ms: inference alone, summary over all rounds, ms.
         speedup: baseline latency / this engine's, median over rounds; above 1 is faster. None for the baseline itself.
         load_ms, first_inference_ms: of the first session; never part of the latency.
+        warmup: runs, seconds, why it stopped.
+        input_shape: of the tensor that was timed.
+        rss_mb: largest resident memory after a pass, MB.
+        gpu_mb: memory on the GPU; None with `gpu_reason`.
+        end_to_end: None where it was not asked for.
+        energy: of one inference, or why it was not measured.
+        accuracy: of this engine's own outputs on the device; None where it was not asked for.
         flags: what to know when reading the numbers.
         samples: file with every sample, relative to the benchmark's folder.
     """
@@ -39,7 +71,14 @@ class EngineResult:
     options: dict[str, Any]
     load_ms: float
     first_inference_ms: float
+    warmup: dict[str, Any]
+    input_shape: list[int]
     rss_mb: float | None
+    gpu_mb: float | None
+    gpu_reason: str | None
+    end_to_end: WholeResult | None
+    energy: dict[str, Any]
+    accuracy: dict[str, Any] | None
     flags: tuple[str, ...]
     samples: str
 
@@ -54,97 +93,114 @@ class BenchResult:
     """A benchmark.
 
     Attributes:
+        id: of its first session.
+        time_unix: when it began, on the device's clock.
         engines: by label, the baseline first.
         control: ratio of the baseline to itself in another process; None without a control.
+        target: name and whether this project has run on it; None where none was named.
+        pace: the profile in force.
         device: probe of the machine.
-        state_before, state_after: state around the whole benchmark; every session's own is in sessions.json.
+        state_before, state_after: state around the whole benchmark; that between the rounds is in sessions.json.
+        versions: of the tools that measured, on this side.
         valid, reasons: False and why, when the numbers must not be used.
+        unstable: those of the reasons that say the device's state moved.
+        flags: what else to know.
     """
 
+    id: str
+    time_unix: float | None
+    command: str
     baseline: str
     engines: dict[str, EngineResult]
     control: Ratio | None
     rounds: int
     sessions: int
+    pace: dict[str, Any]
+    conditions: dict[str, Any]
+    target: dict[str, Any] | None
     device: dict[str, Any]
     state_before: dict[str, Any]
     state_after: dict[str, Any]
     settings: dict[str, Any]
+    versions: dict[str, str | None]
     valid: bool
     reasons: tuple[str, ...]
+    unstable: tuple[str, ...]
+    flags: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for JSON."""
         return asdict(self)
 
 
-def flags_of(latency: Summary, threads: int, cores: int | None) -> tuple[str, ...]:
-    """Plain words for what the statistics show about the machine."""
-    flags = []
-    if cores is not None and threads > cores:
-        flags.append(f"{threads} threads on {cores} cores: they wait for each other")
-    if latency.cv is not None and latency.cv > CV_LIMIT:
-        flags.append(f"latency varies by {latency.cv:.1%} (sd / mean): clocks not locked, or other work ran")
-    if latency.drift is not None and abs(latency.drift) > DRIFT_LIMIT:
-        flags.append(f"latency drifted by {latency.drift:+.1%} from the first to the last third")
-    if latency.lag1 is not None and latency.lag1 > LAG1_LIMIT:
-        flags.append(f"neighbouring samples are correlated ({latency.lag1:.2f}): the percentiles' intervals are too narrow")
-    if latency.slow_count:
-        flags.append(f"{latency.slow_count} of {latency.n} samples above twice the median, the slowest {latency.max:.3g} ms")
-    return tuple(flags)
-
-
-def throttled(sessions: list[dict[str, Any]]) -> list[str]:
-    """Throttle counters that moved during a session."""
-    found = []
-    for number, session in enumerate(sessions):
-        before = session["state_before"]["throttle_counts"] or {}
-        end = session["state_after"] or (sessions[number + 1]["state_before"] if number + 1 < len(sessions) else {})
-        after = (end.get("throttle_counts") or {}) if end.get("boot_id") == session["state_before"]["boot_id"] else {}
-        found += [f"the device throttled: {name} went from {before[name]} to {after[name]}"
-                  for name in before if name in after and after[name] != before[name]]  # fmt: skip
-    return found
-
-
 def result_of(
-    samples: list[Samples], files: Mapping[str, Path], sessions: list[dict[str, Any]], *, baseline: str, control: str | None,
-    settings: dict[str, Any],
+    alone: Sequence[Samples], whole: Sequence[Samples], files: Mapping[str, Path], sessions: list[dict[str, Any]], pace: Pace, *,
+    baseline: str, control: str | None, settings: dict[str, Any],
 ) -> BenchResult:  # fmt: skip
-    """Statistics and judgement from the raw samples."""
-    by_label = {one.label: one.latencies_ms() for one in samples}
-    loaded = sessions[0]["loaded"]
-    engines = {}
-    for one in samples:
-        if one.label == control:
-            continue
-        latency = summarize(list(chain.from_iterable(by_label[one.label])))
-        about = loaded[one.label]
-        engines[one.label] = EngineResult(
-            label=one.label,
-            sha256=one.sha256,
-            size_bytes=files[one.label].stat().st_size,
-            latency_ms=latency,
-            speedup=None if one.label == baseline else ratio_of_rounds(by_label[baseline], by_label[one.label]),
-            threads=settings["threads"],
-            rss_mb=max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
-            flags=flags_of(latency, settings["threads"], sessions[-1]["device"]["cores"]),
-            samples=f"{one.path.parent.name}/{one.path.name}",
-            **{key: about[key] for key in ("provider", "runtime_version", "options", "load_ms", "first_inference_ms")},
-        )
-    reasons = throttled(sessions)
+    """Statistics and judgement from the raw samples.
+
+    Args:
+        alone, whole: inference alone, and whole detections (none where not asked for).
+        sessions: what stood around them, see SessionLog.entries.
+    """
+    by_label = {one.label: one.by_round() for one in alone}
+    engines = {
+        one.label: _engine(one, by_label[baseline], files[one.label], sessions, settings["threads"], one.label == baseline, whole)
+        for one in alone
+        if one.label != control
+    }
     same = ratio_of_rounds(by_label[baseline], by_label[control]) if control else None
-    low, high = (same.low, same.high) if same is not None else (None, None)
-    if same is not None and (low is None or high is None):
-        reasons.append(f"the control could not be judged: {same.reason}")
-    elif same is not None and low is not None and high is not None and not control_holds(low, high):
-        reasons.append(
-            f"the same engine twice differs: ratio {same.value:.3f} ({low:.3f} to {high:.3f}) is not within "
-            f"{CONTROL_MARGIN:.0%} of 1; the machine is too noisy or too busy to compare on"
-        )
-    last = next((one["state_after"] for one in reversed(sessions) if one["state_after"]), None)
-    if last is None:
-        reasons.append("no state of the device after the benchmark")
+    unstable = moved(sessions)
+    reasons = [*unstable, *noise(same), *drift_in_report(pace, {label: one.latency_ms for label, one in engines.items()})]
+    first = sessions[0]
     return BenchResult(
-        baseline, engines, same, len(by_label[baseline]), len(sessions), sessions[-1]["device"], sessions[0]["state_before"],
-        last or {}, settings, not reasons, tuple(reasons),
+        first["id"], first["state_before"]["time_unix"], first["command"], baseline, engines, same, len(by_label[baseline]),
+        len(sessions), pace.to_json(), first["conditions"], first["target"], sessions[-1]["device"], first["state_before"],
+        next((one["state_after"] for one in reversed(sessions) if one["state_after"]), {}), settings, first["versions"],
+        not reasons, tuple(reasons), tuple(unstable), notes(sessions),
     )  # fmt: skip
+
+
+def _engine(
+    one: Samples, base: list[list[float]], file: Path, sessions: list[dict[str, Any]], threads: int, is_base: bool,
+    whole: Sequence[Samples],
+) -> EngineResult:  # fmt: skip
+    latency, about = _summary(one), sessions[0]["loaded"][one.label]
+    energy: dict[str, Any] = next((entry["energy"] for entry in reversed(sessions) if entry["energy"] is not None), {})
+    return EngineResult(
+        label=one.label, sha256=one.sha256, size_bytes=file.stat().st_size, latency_ms=latency,
+        speedup=None if is_base else ratio_of_rounds(base, one.by_round()), threads=threads,
+        rss_mb=max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
+        end_to_end=_whole(one.label, whole), energy=energy.get(one.label) or not_measured("not_requested", "").to_json(),
+        accuracy=None, flags=flags_of(latency, one, about["warmup"], threads, sessions[-1]["device"]["cores"]), samples=one.file,
+        **{key: about[key] for key in ("provider", "runtime_version", "options", "load_ms", "first_inference_ms", "warmup",
+                                       "input_shape", "gpu_mb", "gpu_reason")},
+    )  # fmt: skip
+
+
+def _summary(one: Samples) -> Summary:
+    rounds = one.by_round()
+    return summarize(list(chain.from_iterable(rounds)), [len(samples) for samples in rounds])
+
+
+def _whole(label: str, whole: Sequence[Samples]) -> WholeResult | None:
+    mine = next((one for one in whole if one.label == label), None)
+    if mine is None:
+        return None
+    parts = {part: float(np.median(np.concatenate(mine.by_round(part)))) for part in PARTS}
+    last = mine.rounds[-1]
+    speedup = None if mine is whole[0] else ratio_of_rounds(whole[0].by_round(), mine.by_round())
+    return WholeResult(
+        latency_ms=_summary(mine),
+        picture_shape=last["picture_shape"],
+        boxes=last["boxes"],
+        speedup=speedup,
+        samples=mine.file,
+        **parts,
+    )
+
+
+def with_accuracy(result: BenchResult, found: Mapping[str, dict[str, Any]]) -> BenchResult:
+    """The same result with the accuracy of its engines, by label."""
+    engines = {label: replace(one, accuracy=found.get(label)) for label, one in result.engines.items()}
+    return replace(result, engines=engines)

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.device.engine_messages import Turn
+from toolchain.device.engine_messages import Turn, WholeTurn
 from toolchain.errors import RunFolderError
 from toolchain.stage import read_json, write_json
 
-FOLDER = "samples"
+ALONE, WHOLE = "samples", "end-to-end"
 IDENTITY = "identity.json"
 
 
 @dataclass
 class Samples:
-    """All turns of one engine.
+    """All passes of one engine.
 
     Attributes:
-        rounds: one entry a round, in order: {"session", "position", "start_s", "latency_ms", "rss_mb"}.
+        kind: what one entry of `rounds` holds.
+        rounds: one entry a round, in order: the fields of `kind`, the session, and the pass's position in the round.
     """
 
     label: str
     sha256: str
     path: Path
+    kind: type[Turn] = Turn
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, turn: Turn, *, session: int, position: int) -> None:
-        """Keep one turn: `position` is its place in the round's order."""
+        """Keep one pass: `position` is its place in the round's order."""
         self.rounds.append({"session": session, "position": position, **turn.model_dump()})
 
-    def latencies_ms(self) -> list[list[float]]:
+    def by_round(self, part: str = "latency_ms") -> list[list[float]]:
         """Samples by round, in the order they were taken."""
-        return [entry["latency_ms"] for entry in self.rounds]
+        return [entry[part] for entry in self.rounds]
+
+    @property
+    def file(self) -> str:
+        """The file's name in the benchmark's folder."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     def save(self) -> None:
         """Replace the file in one step."""
@@ -45,50 +53,57 @@ class Samples:
         }
         write_json(self.path, {**about, "rounds": self.rounds})
 
-    @staticmethod
-    def load(path: Path, label: str, sha256: str) -> Samples:
-        """What is there already; nothing for a missing file.
+    def read(self) -> Samples:
+        """Itself, with what its file holds already.
 
         Raises:
             RunFolderError: the file is damaged or belongs to another engine.
         """
-        samples = Samples(label, sha256, path)
-        if path.exists():
-            data = read_json(path)
-            try:
-                if data["engine_sha256"] != sha256 or data["label"] != label:
-                    raise RunFolderError("samples of another engine", got=str(path), fix="use another folder")
-                for entry in data["rounds"]:
-                    Turn.model_validate({key: entry[key] for key in ("start_s", "latency_ms", "rss_mb")})
-                samples.rounds = list(data["rounds"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunFolderError(
-                    "damaged samples", got=f"{path}: {error}", fix="remove the folder and measure again"
-                ) from error
-        return samples
+        if not self.path.exists():
+            return self
+        data = read_json(self.path)
+        try:
+            if data["engine_sha256"] != self.sha256 or data["label"] != self.label:
+                raise RunFolderError("samples of another engine", got=str(self.path), fix="use another folder")
+            for entry in data["rounds"]:
+                self.kind.model_validate(entry)
+            self.rounds = list(data["rounds"])
+        except (KeyError, TypeError, ValueError) as error:
+            fix = "remove the folder and measure again"
+            raise RunFolderError("damaged samples", got=f"{self.path}: {error}", fix=fix) from error
+        return self
 
 
-def open_samples(out: Path, engines: dict[str, str], identity: dict[str, Any]) -> list[Samples]:
-    """The samples of every engine in `out`, all with the same number of whole rounds.
+def claim(out: Path, engines: dict[str, str], settings: dict[str, Any]) -> None:
+    """Make `out` the folder of this benchmark.
 
     Args:
         engines: label -> hash of the engine.
-        identity: settings that must be the same for rounds to belong together.
+        settings: what must be the same for rounds to belong together.
 
     Raises:
-        RunFolderError: `out` holds a benchmark of other engines or settings.
+        RunFolderError: it holds a benchmark of other engines or settings.
     """
-    folder = out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    expected = {"engines": engines, "settings": identity}
-    path = out / IDENTITY
-    if path.exists():
-        if read_json(path) != expected:
-            raise RunFolderError("the folder holds another benchmark", got=str(out), fix="use another folder, or remove this one")
-    else:
+    expected, path = {"engines": engines, "settings": settings}, out / IDENTITY
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
         write_json(path, expected)
-    samples = [Samples.load(folder / f"{label}.json", label, sha256) for label, sha256 in engines.items()]
-    whole = min(len(one.rounds) for one in samples)
+    elif (found := read_json(path)) != expected:
+        keys = [key for key in settings if found.get("settings", {}).get(key) != settings[key]]
+        got = f"{out}: {', '.join(keys) or 'its engines'} differ"
+        raise RunFolderError("the folder holds another benchmark", got=got, fix="use another folder, or remove this one")
+
+
+def open_samples(out: Path, engines: dict[str, str], labels: Iterable[str], kind: type[Turn] = Turn) -> list[Samples]:
+    """The samples of these engines in `out`, all with the same number of whole rounds.
+
+    Args:
+        engines: label -> hash of the engine.
+    """
+    folder = out / (WHOLE if kind is WholeTurn else ALONE)
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = [Samples(label, engines[label], folder / f"{label}.json", kind).read() for label in labels]
+    whole = min((len(one.rounds) for one in samples), default=0)
     for one in samples:
         del one.rounds[whole:]  # a round that was cut in the middle is measured again
     return samples

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolchain import progress
+from toolchain.device.bench import LATENCY_ALONE, Extras
 from toolchain.device.bench import bench as bench_engines
 from toolchain.device.bundle import build as build_bundle
+from toolchain.device.conditions import AS_IT_IS, Conditions
+from toolchain.device.end_to_end import Picture
 from toolchain.device.manifest import engine_of
+from toolchain.device.pace import PACES, Pace
 from toolchain.device.profile import profile as profile_engine
+from toolchain.device.records import keep
 from toolchain.device.recover import recover
-from toolchain.device.results import BenchResult
+from toolchain.device.results import BenchResult, with_accuracy
 from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 from toolchain.stage import write_json
+from toolchain.verbs.accuracy import evaluate
 
 
 def build(
@@ -36,10 +45,45 @@ def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
     return {label: engine_of(path) if path.is_dir() else path for label, path in engines.items()}
 
 
-def bench(engines: Mapping[str, Path], out: Path, *, on: On = HERE, rounds: int = 11, runs: int = 20) -> BenchResult:
-    """Latency of several engines in turns; the first is the baseline. A bundle folder stands for its engine."""
+def bench(
+    engines: Mapping[str, Path], out: Path, *, on: On = HERE, pace: Pace = PACES["quick"], extras: Extras = LATENCY_ALONE,
+    conditions: Conditions = AS_IT_IS, accuracy: bool = False, data: Path | None = None, split: str = "val",
+    imgsz: int | None = None, command: str = "",
+) -> BenchResult:  # fmt: skip
+    """Latency of several engines in turns, and what else is asked for; the first is the baseline. A bundle stands for its engine.
+
+    Writes what device.bench writes, and records.jsonl.
+
+    Args:
+        accuracy: of each engine's own outputs on `split` of `data`, on the same device.
+        data: whole detections are timed on the split's first picture.
+    """
     files = engine_files(engines)
-    return recover(lambda: bench_engines(files, out, on, rounds=rounds, runs=runs), on)
+    if data is not None and pace.end_to_end and extras.picture.file is None:
+        extras = replace(extras, picture=Picture(first_picture(data, split, out)))
+    asked: dict[str, Any] = {"extras": extras, "conditions": conditions, "imgsz": imgsz, "command": command}
+    result = recover(lambda: bench_engines(files, out, on, pace, **asked), on)
+    if accuracy and data is not None:
+        side = next(iter(result.engines.values())).input_shape[-1]
+        found = {
+            label: evaluate(path, out / "accuracy", data=data, imgsz=side, split=split, on=on, name=label)
+            for label, path in files.items()
+        }
+        result = with_accuracy(result, found)
+        write_json(out / "bench.json", result.to_json())
+    keep(result.to_json(), out)
+    return result
+
+
+def first_picture(data: Path, split: str, out: Path) -> Path:
+    """The split's first picture as the device reads it: (height, width, 3) uint8 RGB in `out`/picture.npy."""
+    from toolchain.imaging import read_image
+    from toolchain.yolo.dataset import load_dataset
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "picture.npy"
+    np.save(path, np.ascontiguousarray(read_image(load_dataset(data).images(split)[0])[..., ::-1]))
+    return path
 
 
 def profile(
