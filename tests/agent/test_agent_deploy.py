@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -37,6 +38,7 @@ class Job:
 
     def __init__(self, **request: Any) -> None:
         self.request, self.cache, self.memory, self.events = request, str(request.get("cache")), {}, []
+        self.root = "/"
 
     def need(self, name: str, kind: type) -> Any:
         value = self.request[name]
@@ -199,6 +201,28 @@ def test_a_file_that_arrives_changed(bundles: list[Path], tmp_path: Path) -> Non
         deploy.deploy(asked)
     assert caught.value.kind == "upload"
     assert os.listdir(tmp_path / "det" / "versions") == []
+
+
+def test_no_space_left_while_copying(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy.deploy(job(tmp_path, bundles[0]))
+
+    def full(source: str, target: str, want: str) -> None:
+        Path(target).touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(deploy, "_copy", full)
+    with pytest.raises(AgentError) as caught:
+        deploy.deploy(job(tmp_path, bundles[1]))
+    assert caught.value.kind == "disk_full"
+    assert sorted(os.listdir(tmp_path / "det")) == [".lock", "current", "history.json", "versions"]
+    assert in_service(tmp_path) == version(bundles[0])
+
+
+def test_a_folder_that_may_not_be_written(bundles: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AgentError, match="Not a directory") as caught:
+        deploy.deploy(job(tmp_path / "file", bundles[0]))
+    assert caught.value.kind == "deploy"
 
 
 def test_a_version_that_rotted_on_the_card_is_installed_anew(bundles: list[Path], tmp_path: Path) -> None:

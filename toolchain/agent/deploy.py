@@ -128,7 +128,7 @@ def deploy(job):
             if version != before:
                 place.write_history([*place.history(), version])
                 place.switch(version)
-            place.tidy()
+            place.prune()
     return {"folder": place.folder, "version": version, "before": before, "switched": version != before, "tried": tried}
 
 

@@ -141,11 +141,14 @@ class Shelf:
         return [one for one in found if isinstance(one, dict)]
 
     def tidy(self):
-        """Remove what a kill left, and versions older than the last KEEP."""
+        """Remove what a kill has left half made."""
         for name in ("history.json.new", "current.new"):
             if os.path.lexists(os.path.join(self.folder, name)):
                 os.remove(os.path.join(self.folder, name))
         shutil.rmtree(os.path.join(self.folder, ".staging"), ignore_errors=True)
+
+    def prune(self):
+        """Remove versions older than the last KEEP, and those that never came into service."""
         kept = self.history()[-KEEP:]
         for version in os.listdir(self.versions) if kept else ():
             if VERSION.match(version) and version not in kept:
