@@ -46,6 +46,8 @@ class Making:
         memory, cpus: limits; beyond `memory` the kernel kills.
         fake: tree laid over the root; its `sys` is bound over /sys, so that changes from outside are seen at once.
         network: path of a network namespace to live in.
+        lower: root folder it is made of.
+        more: further words of box.sh.
         environment: of its sessions.
     """
 
@@ -66,6 +68,8 @@ def start_box(
     """Start one and wait for its ssh server; skips the test, or fails it, where that is impossible."""
     can_make_boxes(tier)
     port, program = port or free_port(address), find_sshd(tier)
+    if making.lower != Path("/"):
+        program = Path("/usr/sbin/sshd")
     path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     environment = {"PATH": path, "HOME": HOME, "ORT_DISABLE_TELEMETRY": "1", **making.environment}
     settings = "SetEnv " + " ".join(f"{key}={value}" for key, value in environment.items())

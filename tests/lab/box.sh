@@ -35,7 +35,7 @@ inside() {
     [ -z "$b" ] || { mkdir -p "$m$b"; mount --bind "$b" "$m$b"; }
   done <<< "$FOLDER"$'\n'"${BIND:-}"
   hostname "${NAME:-edge-box}"
-  exec env -i PATH="$PATH" HOME=/home/dev chroot "$m" "$@" < /dev/null
+  exec env -i PATH="$PATH" ${QEMU_CPU:+"QEMU_CPU=$QEMU_CPU"} HOME=/home/dev chroot "$m" "$@" < /dev/null
 }
 
 small_dev() {
@@ -74,13 +74,19 @@ clean_up() {
   for g in ${groups[@]+"${groups[@]}"}; do for _ in {1..50}; do rmdir "$g" 2>/dev/null && break; sleep 0.05; done; done
 }
 
-if [ "${1:-}" = --inside ]; then shift; inside "$@"; fi
+if [ "${1:-}" = --inside ]; then
+  if [ -n "${BINFMT:-}" ] && [ -z "${MAPPED:-}" ]; then   # who is nobody yet lost its rights when it was executed: once more, as root
+    until [ "$(id -u)" = 0 ]; do sleep 0.01; done
+    MAPPED=1 exec "$0" "$@"
+  fi
+  shift; inside "$@"
+fi
 
 FOLDER=$1; shift
 export FOLDER WORK=$FOLDER/box
 mkdir -p "$WORK/up" "$WORK/root"
 enter=(); [ -z "${NETWORK:-}" ] || enter=(nsenter "--net=$NETWORK")
-user=();  [ -z "${BINFMT:-}" ] || user=(--user --map-users=0,0,65536 --map-groups=0,0,65536)
+user=();  [ -z "${BINFMT:-}" ] || user=(--user)
 trap 'exit 143' TERM; trap 'exit 130' INT; trap 'exit 129' HUP; trap clean_up EXIT
 [ -z "${MEMORY:-}${CPUS:-}" ] || set_limits
 (
@@ -89,6 +95,13 @@ trap 'exit 143' TERM; trap 'exit 130' INT; trap 'exit 129' HUP; trap clean_up EX
     --kill-child --propagation private "$0" --inside "$@"
 ) < /dev/null &
 child=$!
+if [ -n "${BINFMT:-}" ]; then               # every user inside is the same one outside; refused until the child has its own user namespace
+  for _ in {1..500}; do
+    ! { echo '0 0 4294967295' > "/proc/$child/gid_map"; } 2>/dev/null || break
+    sleep 0.01
+  done
+  echo '0 0 4294967295' > "/proc/$child/uid_map"
+fi
 status=0; wait "$child" || status=$?
 child=
 exit "$status"

@@ -40,6 +40,11 @@ class Device:
         """What its ssh server wrote."""
         return (self.folder / "log").read_text(errors="replace")
 
+    def run(self, command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A shell command there, by the system's own ssh client; a death by a signal is 128 + its number."""
+        words = ["ssh", "-F", str(self.config), "-o", "BatchMode=yes", "dev", f"{command}; exit $?"]
+        return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout_s)
+
     def client(self, name: str, **changes: str) -> Path:
         """Another client config: the usual one with some lines changed."""
         lines = self.config.read_text().splitlines()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.arm import arm_making
 from tests.lab.box import Box, Making, start_box, stop_box
 from tests.lab.network import NetDevice, Network
 from tests.lab.sshd import Sshd, start_sshd, stop_sshd
@@ -54,12 +55,36 @@ def lab_box(make_box: Callable[..., Box]) -> Box:
 
 
 @pytest.fixture
-def make_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Network]]:
-    """`make_net(3, memory="256M", ...)`: devices `dev1` to `dev3`, each made as a box; the test is in their network then."""
+def make_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
+    """`make_arm("cortex-a72", fake=TREE)`: see arm.arm_making. The last one made is `dev`."""
     with ExitStack() as stack:
 
-        def make(count: int = 1, **fields: Any) -> Network:
-            network = stack.enter_context(Network(tmp_path / "net", count, Making(**fields)))
+        def make(core: str = "cortex-a76", **fields: Any) -> Box:
+            box = start_box(tmp_path / f"arm-{core}", arm_making(tmp_path, core, **fields), tier="C")
+            stack.callback(stop_box, box)
+            _own_disk(monkeypatch, box.config)
+            return box
+
+        yield make
+
+
+@pytest.fixture
+def lab_arm(make_arm: Callable[..., Box]) -> Box:
+    """Tier C: a device with an aarch64 Debian, emulated."""
+    return make_arm()
+
+
+@pytest.fixture
+def make_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Network]]:
+    """`make_net(3, memory="256M", ...)`: devices `dev1` to `dev3`, each made as a box; the test is in their network then.
+
+    With `core="cortex-a72"` they are aarch64 devices of arm.arm_making.
+    """
+    with ExitStack() as stack:
+
+        def make(count: int = 1, *, core: str | None = None, **fields: Any) -> Network:
+            making = arm_making(tmp_path, core, **fields) if core else Making(**fields)
+            network = stack.enter_context(Network(tmp_path / "net", count, making))
             _own_disk(monkeypatch, network.config)
             return network
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,9 @@ import pytest
 
 from tests.lab import product
 from tests.lab.box import Box
-from tests.lab.device import Device
 from tests.lab.sshd import Sshd
 from toolchain import errors
 from toolchain.device.remote import connect
-
-
-def ssh(device: Device, command: str) -> subprocess.CompletedProcess[str]:
-    """The same with the system's own client."""
-    words = ["ssh", "-F", str(device.config), "-o", "BatchMode=yes", "dev", f"{command}; exit $?"]
-    return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
 
 
 def test_sshd_is_a_device(lab_ssh: Sshd, tmp_path: Path) -> None:
@@ -37,27 +29,27 @@ def test_box_is_a_device(lab_box: Box, tmp_path: Path) -> None:
 
 
 def test_what_a_box_writes_stays_inside(lab_box: Box) -> None:
-    assert ssh(lab_box, "echo here > /etc/edge-lab-was-here; cat /etc/edge-lab-was-here").stdout == "here\n"
+    assert lab_box.run("echo here > /etc/edge-lab-was-here; cat /etc/edge-lab-was-here").stdout == "here\n"
     assert not Path("/etc/edge-lab-was-here").exists()
-    assert ssh(lab_box, "ls -A ~").stdout == "", "the developer's home is no device's"
+    assert lab_box.run("ls -A ~").stdout == "", "the developer's home is no device's"
 
 
 def test_full_disk(make_box: Callable[..., Box]) -> None:
-    ended = ssh(make_box(disk="8m"), "dd if=/dev/zero of=/var/full bs=1M count=64")
+    ended = make_box(disk="8m").run("dd if=/dev/zero of=/var/full bs=1M count=64")
     assert ended.returncode == 1
     assert "No space left on device" in ended.stderr
 
 
 def test_out_of_memory(make_box: Callable[..., Box]) -> None:
     box = make_box(memory="128M")
-    ended = ssh(box, "python3 -c 'b = bytearray(600 << 20)'")
+    ended = box.run("python3 -c 'b = bytearray(600 << 20)'")
     assert ended.returncode == 137, ended
-    assert ssh(box, "echo still here").stdout == "still here\n"
+    assert box.run("echo still here").stdout == "still here\n"
 
 
 def test_cpu_limit(make_box: Callable[..., Box]) -> None:
     work = "import time; start = time.monotonic()\nwhile time.process_time() < 0.3: pass\nprint(time.monotonic() - start)"
-    assert float(ssh(make_box(cpus=0.2), f"python3 -c '{work}'").stdout) > 0.5
+    assert float(make_box(cpus=0.2).run(f"python3 -c '{work}'").stdout) > 0.5
 
 
 def test_hardware_from_files(make_box: Callable[..., Box], tmp_path: Path) -> None:
@@ -69,7 +61,7 @@ def test_hardware_from_files(make_box: Callable[..., Box], tmp_path: Path) -> No
     release.parent.mkdir()
     release.write_text("# R36\n")
     box = make_box(fake=tmp_path / "tree")
-    assert ssh(box, "cat /etc/nv_tegra_release; ls /sys").stdout == "# R36\nclass\n"
+    assert box.run("cat /etc/nv_tegra_release; ls /sys").stdout == "# R36\nclass\n"
     assert list(product.asked()["state"]["temperature_c"].values()) == [45.5]
     (zone / "temp").write_text("91000\n")  # changes are seen while it runs
     assert list(product.asked()["state"]["temperature_c"].values()) == [91.0]
