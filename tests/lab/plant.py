@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from tests.lab.plant_files import FRONTS
 from tests.lab.sense import Counter, Ina3221
 from tests.lab.waveform import Waveform
 
+LATE_NOTED_S = 0.004
 LOOK_EVERY_S = 0.02  # at what the parent wants
 AHEAD_S = 0.15  # a change of the load is announced so long before
 
@@ -93,8 +95,10 @@ class Plant:
 
     def __init__(self, folder: Path, boards: Mapping[str, Board]) -> None:
         self.folder, self.boards = folder, dict(boards)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._tell()
+        self._asked: dict[str, float] = {}
+        (folder / "orders").mkdir(parents=True)
+        for name in boards:
+            self._tell(name)
         command = [sys.executable, "-m", "tests.lab.plant", str(folder)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
@@ -103,23 +107,22 @@ class Plant:
         if self._process.stdout.readline() != "ready\n":
             raise RuntimeError("the plant did not start")
 
-    def on(self, name: str) -> float:
-        """Load from a moment on, which is returned."""
-        at = time.monotonic() + AHEAD_S
-        self.change(name, switched=(*self.boards[name].switched, (at, None)))
-        return at
+    def on(self, name: str) -> None:
+        """Load from a moment on, unless it is already there."""
+        switched = self.boards[name].switched
+        if not switched or switched[-1][1] is not None:
+            self.change(name, switched=(*switched, (time.monotonic() + AHEAD_S, None)))
 
-    def off(self, name: str) -> float:
-        """Rest from a moment on, which is returned."""
-        at = time.monotonic() + AHEAD_S
-        *before, (start, _) = self.boards[name].switched
-        self.change(name, switched=(*before, (start, at)))
-        return at
+    def off(self, name: str) -> None:
+        """Rest from a moment on, unless there is rest already."""
+        *before, (start, end) = self.boards[name].switched or ((0.0, 0.0),)
+        if end is None:
+            self.change(name, switched=(*before, (start, time.monotonic() + AHEAD_S)))
 
     def change(self, name: str, **fields: Any) -> None:
         """Anything about a board."""
         self.boards[name] = replace(self.boards[name], **fields)
-        self._tell()
+        self._tell(name)
 
     def truth(self, name: str) -> Board:
         """What a board really draws."""
@@ -127,15 +130,17 @@ class Plant:
 
     def follow(self, name: str, phase: str) -> None:
         """Switch with the phases of a measurement."""
-        if phase in ("lead_in", "marker_load"):
+        if phase in ("lead_in", "marker_load", "probe_load"):
             self.on(name)
-        elif phase in ("idle_after", "marker_idle") and self.boards[name].switched:
+        elif phase in ("idle_before", "idle_after", "marker_rest", "probe_rest"):
             self.off(name)
 
-    def late_s(self) -> float:
-        """How late the plant has been at worst: more than a small part of a sensor's period is the plant's own error."""
-        path = self.folder / "late"
-        return float(path.read_text()) if path.exists() else 0.0
+    def late_s(self, name: str) -> float:
+        """How late a board's files were at worst since this was last asked: the plant's own error, not the measurement's."""
+        late = json.loads((self.folder / "late").read_text())[name]
+        new = [seconds for at, seconds in late if at > self._asked.get(name, 0.0)]
+        self._asked[name] = time.monotonic()
+        return max(new, default=0.0)
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -145,10 +150,10 @@ class Plant:
         self._process.wait(10)
         self._process.stdout.close()
 
-    def _tell(self) -> None:
-        partial = self.folder / "orders.partial"
-        partial.write_text(json.dumps({name: board.to_json() for name, board in self.boards.items()}))
-        partial.replace(self.folder / "orders.json")
+    def _tell(self, name: str) -> None:
+        partial = self.folder / f"{name}.partial"
+        partial.write_text(json.dumps(self.boards[name].to_json()))
+        partial.replace(self.folder / "orders" / name)
 
 
 @contextmanager
@@ -163,37 +168,46 @@ def start_plant(folder: Path, boards: Mapping[str, Board]) -> Iterator[Plant]:
 
 def serve(folder: Path) -> None:
     """The plant's own process: ends when its standard input does."""
-    orders, seen = folder / "orders.json", 0
-    boards: dict[str, Board] = {}
+    orders = {path.name: path for path in sorted((folder / "orders").iterdir())}
+    seen: dict[str, int] = {}
     fronts: dict[str, Any] = {}
     os.set_blocking(0, False)
-    worst = told = 0.0
+    late: dict[str, deque[tuple[float, float]]] = {}
+    ready = False
     while True:
-        stamp = orders.stat().st_mtime_ns
-        if stamp != seen:
-            seen = stamp
-            boards = {name: Board.from_json(data) for name, data in json.loads(orders.read_text()).items()}
-            for name, board in boards.items():
+        for name, path in orders.items():
+            inode = path.stat().st_ino
+            if seen.get(name) != inode:
+                seen[name], board = inode, Board.from_json(json.loads(path.read_text()))
                 if name not in fronts:
-                    fronts[name] = FRONTS[board.front](board)
+                    fronts[name], late[name] = FRONTS[board.front](board), deque(maxlen=200)
                 fronts[name].board = board
-        if not told:
+        if not ready:
+            ready = True
+            _tell_late(folder, late)
             print("ready", flush=True)
-            told = time.monotonic()
         look = time.monotonic() + LOOK_EVERY_S
-        while (due := min((front.due for front in fronts.values()), default=look)) < look:
+        while (due := min(front.due for front in fronts.values())) < look:
             time.sleep(max(0.0, due - time.monotonic()))
-            for front in fronts.values():
+            for name, front in fronts.items():
                 if front.due <= due:
-                    worst = max(worst, time.monotonic() - front.due) if time.monotonic() - told > 0.5 else worst
+                    behind = time.monotonic() - front.due
                     front.update()
-        (folder / "late").write_text(f"{worst:.6f}")
+                    if behind > LATE_NOTED_S:
+                        late[name].append((time.monotonic(), behind))
+                        _tell_late(folder, late)
         time.sleep(max(0.0, look - time.monotonic()))
         try:
             if os.read(0, 1) == b"":
                 return
         except BlockingIOError:
             continue
+
+
+def _tell_late(folder: Path, late: dict[str, deque[tuple[float, float]]]) -> None:
+    partial = folder / "late.partial"
+    partial.write_text(json.dumps({name: list(seen) for name, seen in late.items()}))
+    partial.replace(folder / "late")
 
 
 if __name__ == "__main__":

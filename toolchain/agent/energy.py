@@ -66,7 +66,7 @@ def energy(job):
     end = time.monotonic()
     try:
         for name, seconds, loads in plan:
-            job.event("phase", name=name, seconds=seconds)
+            job.event("phase", phase=name, seconds=seconds)
             start, unix = end, time.time()
             if loads:
                 end = load(engine.run, data, start + seconds, stamps, 1.0 / rate_hz if rate_hz else 0.0)

@@ -30,7 +30,7 @@ class Phases:
 
     def window_for(self, refresh_s: float | None) -> float:
         """Length of the window for a sensor of this refresh."""
-        return max(self.window_s, self.updates * (refresh_s or 0.0))
+        return max(self.window_s, (self.updates + 2) * (refresh_s or 0.0))  # one refresh is cut off at each end
 
 
 PROFILES = {
@@ -48,6 +48,7 @@ class EnergyRequest:
         meter: None for the target's own sensor; `csv:PATH`, `http:URL#json.path[*scale]` or `command:WORDS` for an external one.
         meter_scope: what an external meter sees.
         repeats: windows of every engine; 3 to 5 are usual, 6 give a 95 % interval.
+        rate_hz: inferences a second, at the pace of a camera; None: back to back.
         phases: other lengths than the profile's, for tests; recorded with the result.
 
     Raises:
@@ -58,6 +59,7 @@ class EnergyRequest:
     meter: str | None = None
     meter_scope: Literal["dc_input", "ac_wall"] = "ac_wall"
     repeats: int = 3
+    rate_hz: float | None = None
     phases: Phases | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class EnergyRequest:
         if self.meter is not None and self.meter.partition(":")[0] not in METERS:
             fix = "csv:PATH, http:URL#json.path or command:WORDS"
             raise UsageError("not a meter", got=repr(self.meter), fix=fix)
+        if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
+            raise UsageError("rate_hz must be above 0 and at most 1000", got=self.rate_hz)
         lengths = asdict(self.lengths)
         if any(not 0 < value < 7200 for key, value in lengths.items() if key not in ("marker_s", "run_on_s", "updates")):
             raise UsageError("a phase must last 0 to 7200 seconds", got=lengths)

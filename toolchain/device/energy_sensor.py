@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolchain.device.messages import check
-from toolchain.device.power_messages import LoadAnswer, PowerProbe, Readable, Reader, Sampled
+from toolchain.device.power_messages import LoadAnswer, PhaseBegins, PowerProbe, Readable, Reader, Sampled
 from toolchain.device.session import AgentSession
 from toolchain.device.target import Target
 from toolchain.device.target_power import PowerSource
+from toolchain.errors import ConnectionLostError, DeviceError, DiskFullError, ProtocolError, RemoteTimeoutError, UnreachableError
 from toolchain.measurement.energy_result import EnergyResult, not_measured
 from toolchain.measurement.energy_window import Sensor
 
@@ -21,6 +23,21 @@ SWING_S = (0.7, 0.6)
 PROBE_HZ = 100.0
 SLOW_KINDS = ("vcgencmd_pmic",)  # one process a reading
 NEAR = 0.1
+
+
+class SamplerError(DeviceError):
+    """The process that samples failed; the load and the link did not."""
+
+
+@contextmanager
+def sampling() -> Iterator[None]:
+    """What goes wrong inside is the sampler's failure, unless it is the link's or the disk's."""
+    try:
+        yield
+    except (ConnectionLostError, RemoteTimeoutError, UnreachableError, DiskFullError):
+        raise
+    except DeviceError as error:
+        raise SamplerError(error.what, got=error.got, fix=error.fix) from error
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,17 @@ class Chosen:
             "wrap_j": self.reader.wrap_j, "roles": dict(self.source.rails), "source": self.source.source,
         }  # fmt: skip
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return {"source": self.source.model_dump(), "reader": self.reader.model_dump(), "refresh_s": self.refresh_s,
+                "flags": list(self.flags)}  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Chosen:
+        """Inverse of `to_json`."""
+        source, reader = PowerSource.model_validate(data["source"]), check(Reader, data["reader"])
+        return Chosen(source, reader, data["refresh_s"], tuple(data["flags"]))
+
     def covers(self) -> dict[str, Any]:
         """Scope, rails and what they leave out, as a result names them."""
         return {"scope": self.source.scope, "rails": self.total_rails, "excludes": tuple(self.source.excludes),
@@ -89,9 +117,17 @@ def choose(session: AgentSession, target: Target | None) -> tuple[PowerSource, R
     return not_measured(first.reason, f"{detail}; {first.fix}" if first.fix else detail)
 
 
+def phase_of(event: str, data: object) -> str:
+    """Name of the phase that an event of the load announces."""
+    if event != "phase":
+        raise ProtocolError("an unexpected event during an energy measurement", got=event[:100])
+    return check(PhaseBegins, data).phase
+
+
 def look(
-    sampler: AgentSession, load: AgentSession, source: PowerSource, fields: Mapping[str, Any], out: Path, on_event: Any
-) -> Chosen:
+    sampler: AgentSession, load: AgentSession, source: PowerSource, fields: Mapping[str, Any], out: Path,
+    on_phase: Callable[[str], None],
+) -> Chosen:  # fmt: skip
     """See how often the source really gives a new value while a load goes up and down.
 
     Args:
@@ -99,13 +135,19 @@ def look(
         out: folder for the readings it took.
     """
     hz = source.max_hz if source.kind in SLOW_KINDS else PROBE_HZ
-    asked = source.model_dump()
-    reader = check(Reader, sampler.request("power_start", timeout_s=60.0, source=asked, interval_s=1.0 / hz, longest_s=600.0))
+    with sampling():
+        start: dict[str, Any] = {"source": source.model_dump(), "interval_s": 1.0 / hz, "longest_s": 600.0}
+        reader = check(Reader, sampler.request("power_start", timeout_s=60.0, **start))
+
+    def begins(name: str, data: object) -> None:
+        on_phase(phase_of(name, data))
+
     phases = [[name, seconds, name == "probe_load"] for _ in range(SWINGS)
               for name, seconds in zip(("probe_load", "probe_rest"), SWING_S, strict=True)]  # fmt: skip
-    check(LoadAnswer, load.request("energy", timeout_s=600.0, on_event=on_event, phases=phases, **fields))
-    sampled = check(Sampled, sampler.request("power_stop", timeout_s=60.0))
-    sampler.get(sampled.path, out / "refresh.jsonl", size=sampled.size, sha256=sampled.sha256)
+    check(LoadAnswer, load.request("energy", timeout_s=600.0, on_event=begins, phases=phases, **fields))
+    with sampling():
+        sampled = check(Sampled, sampler.request("power_stop", timeout_s=60.0))
+        sampler.get(sampled.path, out / "refresh.jsonl", size=sampled.size, sha256=sampled.sha256)
     declared = source.update_ms if isinstance(source.update_ms, float) else reader.update_ms
     refresh_s, flags = settle(sampled.refresh_s, sampled.refresh_unknown, declared / 1000 if declared else None, 1.0 / hz)
     if refresh_s and 1.0 / source.max_hz > refresh_s * (1 + NEAR):

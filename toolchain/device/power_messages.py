@@ -88,7 +88,7 @@ class Phase(Message):
 
 
 class PhaseBegins(Message):
-    name: Text
+    phase: Text
     seconds: Positive
 
 

@@ -1,11 +1,15 @@
 """How often a sensor really gives a new value: it holds each one until the next, so the changes tell."""
 
 FAST = 0.5  # more than this share of the readings new: the sensor is quicker than we read
-MIN_CHANGES = 3
+MIN_UPDATES = 4
+FITS = 0.7  # this share of the gaps must be whole numbers of the refresh; the others came late
 
 
 def refresh_s(times, values):
-    """Mean time between new values, s.
+    """Time between new values, s.
+
+    An update that leaves the value as it was makes a gap of two refreshes or more, so the refresh is the longest time of which
+    nearly all gaps are multiples.
 
     Args:
         times: of the readings, evenly spaced.
@@ -22,9 +26,11 @@ def refresh_s(times, values):
         return poll, None
     # registers are replaced one after the other: a change at the very next reading is the same update
     updates = [index for position, index in enumerate(changes) if position == 0 or index - changes[position - 1] > 1]
-    if len(updates) < MIN_CHANGES:
+    if len(updates) < MIN_UPDATES:
         return None, "the value changed only %d times in %.1f s" % (len(updates), times[-1] - times[0])
     gaps = [times[b] - times[a] for a, b in zip(updates, updates[1:])]  # noqa: B905, RUF007 - Python 3.6
-    least = min(gaps)  # an update that leaves the value as it was makes a gap of two periods or more
-    periods = sum(max(1, round(gap / least)) for gap in gaps)
-    return sum(gaps) / periods, None
+    for guess in sorted(gaps, reverse=True):
+        fitting = [gap for gap in gaps if abs(gap - round(gap / guess) * guess) <= 1.5 * poll and gap > guess / 2]
+        if len(fitting) >= FITS * len(gaps):
+            return sum(fitting) / sum(round(gap / guess) for gap in fitting), None
+    return None, "the value changed at no regular times"
