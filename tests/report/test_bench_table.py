@@ -8,19 +8,26 @@ from rich.console import Console
 
 from toolchain.report.bench_table import bench_table
 
+RATIO = {"value": 2.4449, "low": 2.1, "high": 12.98, "rounds": 11, "reason": None}
+NOTHING = {"value": None, "low": None, "high": None, "reason": "few"}
 
-def engine(p50: float, ratio: dict[str, Any] | None, *flags: str) -> dict[str, Any]:
-    percentiles = {name: {"value": None, "low": None, "high": None, "reason": "few"} for name in ("p90", "p95", "p99")}
+
+def engine(p50: float, ratio: dict[str, Any] | None, *flags: str, **changes: Any) -> dict[str, Any]:
+    bounded = {"value": p50, "low": p50 * 0.9, "high": p50 * 1.1, "reason": None}
     return {
-        "latency_ms": {"p50": {"value": p50, "low": p50, "high": p50}, **percentiles, "n": 30}, "speedup": ratio,
-        "provider": "CPUExecutionProvider", "threads": 2, "flags": flags,
+        "latency_ms": {"p50": bounded, "p90": bounded, "p95": NOTHING, "p99": NOTHING, "n": 30, "max": 2 * p50}, "speedup": ratio,
+        "provider": "CPUExecutionProvider", "threads": 2, "flags": flags, "end_to_end": None, "load_ms": 120.0,
+        "first_inference_ms": 31.0, "rss_mb": 87.4, "gpu_mb": None, "accuracy": None,
+        "energy": {"status": "not_measured", "reason": "not_requested", "detail": ""}, **changes,
     }  # fmt: skip
 
 
-def shown(**changes: Any) -> str:
-    ratio = {"value": 2.4449, "low": 2.1, "high": 12.98, "rounds": 11, "reason": None}
-    engines = {"dense": engine(0.01693, None), "pruned-int8": engine(141.06, ratio, "latency varies by 5.0%")}
-    result = {"baseline": "dense", "device": {"hostname": "board"}, "engines": engines, "reasons": [], **changes}
+def shown(*, baseline: dict[str, Any] | None = None, **changes: Any) -> str:
+    engines = {"dense": baseline or engine(0.01693, None), "pruned-int8": engine(141.06, RATIO, "latency varies by 5.0%")}
+    result = {
+        "baseline": "dense", "device": {"hostname": "board"}, "engines": engines, "reasons": [], "flags": [], "rounds": 9,
+        "pace": {"name": "search", "changed": ["rounds"]}, **changes,
+    }  # fmt: skip
     console = Console(width=80)
     with console.capture() as capture:
         console.print(bench_table(result))
@@ -30,11 +37,63 @@ def shown(**changes: Any) -> str:
 def test_nothing_is_cut_off_at_80_columns() -> None:
     text = shown()
     assert "…" not in text
-    for word in ("board", "CPUExecutionProvider", "threads: 2", "0.0169", "141", "2.44×", "2.10–12.98", "pruned-int8"):
+    for word in (
+        "board",
+        "CPUExecutionProvider",
+        "threads: 2",
+        "0.0169",
+        "0.0152–0.0186",
+        "141",
+        "127–155",
+        "2.44×",
+        "282",
+        "87",
+    ):
         assert word in text
+    assert "search profile with other rounds" in text
+    assert "GPU" not in text
 
 
 def test_remarks_stand_under_the_table() -> None:
-    text = shown(reasons=("the device throttled",))
-    assert text.index("95 %") < text.index("not valid: the device throttled") < text.index("pruned-int8: latency varies by 5.0%")
+    text = shown(reasons=("the device throttled",), flags=("zone0 rose by 7 degrees",))
+    assert text.index("2.44") < text.index("not valid: the device throttled") < text.index("note: zone0 rose by 7 degrees")
+    assert text.index("note: zone0") < text.index("pruned-int8: latency varies by 5.0%")
     assert "takes more samples" in text
+
+
+def test_what_else_was_measured_has_its_place() -> None:
+    bounded = {"value": 40.0, "low": 38.0, "high": 42.0, "reason": None}
+    whole = {
+        "latency_ms": {"p50": bounded}, "prepare_ms": 7.1, "inference_ms": 32.3, "suppress_ms": 0.12, "boxes": 17,
+        "picture_shape": [1080, 1920, 3], "speedup": None,
+    }  # fmt: skip
+    measured = {
+        "status": "measured", "scope": "module", "rails": ["VDD_IN"], "energy_total_mj": 123.4, "uncertainty_total_mj": 2.1,
+        "energy_marginal_mj": 80.3, "low_confidence": ["2 repeats"], "flags": [],
+    }  # fmt: skip
+    one = engine(33.0, None, end_to_end=whole, gpu_mb=210.0, accuracy={"map50_95": 0.5123}, energy=measured)
+    text = shown(baseline=one)
+    assert "…" not in text
+    words = (
+        "1920 by 1080",
+        "40.0",
+        "38.0–42.0",
+        "7.10",
+        "17",
+        "210",
+        "0.5123",
+        "123",
+        "± 2.10",
+        "80.3",
+        "module (VDD_IN)",
+        "2 repeats",
+    )
+    for word in words:
+        assert word in text, word
+
+
+def test_energy_that_was_not_measured_says_why() -> None:
+    reason = {"status": "not_measured", "reason": "permission", "detail": "only root may read RAPL"}
+    text = shown(baseline=engine(33.0, None, energy=reason))
+    assert "dense: energy not measured: permission: only root may read RAPL" in text
+    assert "mJ" not in text.replace("not measured", "")
