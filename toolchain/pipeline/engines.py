@@ -7,7 +7,6 @@ from typing import Any
 
 from toolchain import progress, verbs
 from toolchain.device.conditions import Conditions
-from toolchain.device.conditions import Conditions
 from toolchain.device.manifest import FORMAT, engine_of
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.errors import AccuracyGateError

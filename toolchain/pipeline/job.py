@@ -70,6 +70,7 @@ def start(config: RunConfig, command: str = "") -> Job:
     dataset.images(config.split)
     align = load_target(config.target).channel_alignment
     check_request(loaded, requests.request_of(config.prune, config.imgsz, align, config.seed))
+    requests.check_budget(config)
     requests.check_training(config.train, config.seed)
     if config.int8.enabled:
         load_recipe(config.int8.recipe)

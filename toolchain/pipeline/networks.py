@@ -9,6 +9,7 @@ from toolchain.device.target import load_target
 from toolchain.pipeline.job import Job
 from toolchain.pruning.plan import PruningPlan, compose
 from toolchain.pruning.sensitivity import Row, guard
+from toolchain.selection.budget import parse_budgets
 from toolchain.stage import Stage
 
 
@@ -18,17 +19,22 @@ def dense_stage(job: Job) -> Stage:
 
 
 def cut_and_tune(job: Job) -> tuple[Path, PruningPlan]:
-    """N cuts with a fine-tune after each; equal shares of what is left, so that together they reach the ratio asked."""
+    """N cuts with a fine-tune after each; equal shares of what is left, so that together they reach what was asked."""
     config = job.config
     model: Path = config.model
     whole: PruningPlan | None = None
     least = guard_stage(job) if config.prune.guard > 0 else {}
+    share = 1.0  # of the dense engine's latency that the cuts so far have left
     for step in range(1, config.prune.steps + 1):
-        last = step == config.prune.steps
-        ratio = 1 - (1 - config.prune.ratio) ** (1 / config.prune.steps)
-        left = {} if whole is None else {group.name: group.width / group.channels for group in whole.groups}
-        now = {name: min(share / left.get(name, 1.0), 1.0) for name, share in least.items()}
-        cut = cut_stage(job, model, ratio, now, "cut" if config.prune.steps == 1 else f"cut-{step}")
+        last, name = step == config.prune.steps, "cut" if config.prune.steps == 1 else f"cut-{step}"
+        if config.budget:
+            cut = select_stage(job, model, step, share, name)
+            share *= cut.result["measured"]
+        else:
+            ratio = 1 - (1 - config.prune.ratio) ** (1 / config.prune.steps)
+            left = {} if whole is None else {group.name: group.width / group.channels for group in whole.groups}
+            now = {group: min(kept / left.get(group, 1.0), 1.0) for group, kept in least.items()}
+            cut = cut_stage(job, model, ratio, now, name)
         plan = PruningPlan.load(cut / "plan.json")
         whole = plan if whole is None else compose(whole, plan)
         model = cut / "pruned.pt"
@@ -38,6 +44,23 @@ def cut_and_tune(job: Job) -> tuple[Path, PruningPlan]:
     assert whole is not None
     whole.save(config.out / "plan.json")
     return model, whole
+
+
+def select_stage(job: Job, model: Path, step: int, share: float, name: str) -> Stage:
+    """A cut by a budget: the part of it that this step is to reach, after earlier steps left `share` of the dense latency."""
+    config, align = job.config, load_target(job.config.target).channel_alignment
+    part, align = 1 / (config.prune.steps - step + 1), config.prune.align or align
+    return job.stage(
+        name,
+        lambda out: verbs.select(
+            model, out, parse_budgets(config.budget), data=config.data, imgsz=config.imgsz, on=job.on, seed=config.seed,
+            section=config.select, align=align, part=part, share_before=share,
+        ),
+        inputs={"model": model, "data": job.data_sha256},
+        params={"budget": config.budget, "select": config.select.model_dump(), "seed": config.seed, "align": align,
+                "part": part, "share": share, "on": vars(job.on)},
+        outputs=("plan.json", "pruned.pt"),
+    )  # fmt: skip
 
 
 def guard_stage(job: Job) -> dict[str, float]:

@@ -90,6 +90,23 @@ def total(block: int, constant: float, terms: list[tuple[float, Linear]], produc
     return Cost(block, constant, {g: k for g, k in linear.items() if k}, {key: k for key, k in pair.items() if k})
 
 
+def weights(network: Network) -> Cost:
+    """Weights of the convolutions, as `Network.params` counts them."""
+    convs, engine = sides(network), engine_convs(network)
+    kernel = {n: float(c.macs_per_pair // c.pixels) for n, c in engine.items()}
+    products = [(kernel[n], *convs[n]) for n in convs if not engine[n].depthwise]
+    terms = [(kernel[n], convs[n][1]) for n in convs if engine[n].depthwise]
+    return total(1, 0.0, terms, products)
+
+
+def scaled(cost: Cost, factor: float, constant: float) -> Cost:
+    """constant + factor · cost."""
+    return Cost(
+        cost.block, constant + factor * cost.constant, {g: factor * k for g, k in cost.linear.items()},
+        {pair: factor * k for pair, k in cost.pair.items()},
+    )  # fmt: skip
+
+
 def macs(network: Network) -> Cost:
     """Multiply-adds of a picture, as `Network.macs` counts them."""
     convs, engine = sides(network), engine_convs(network)

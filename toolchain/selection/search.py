@@ -15,6 +15,7 @@ from toolchain.device.sweep import Timing, steady
 from toolchain.errors import BudgetError
 from toolchain.pruning.groups import Network
 from toolchain.selection import latency
+from toolchain.selection.cost import Cost, scaled, weights
 from toolchain.selection.latency import LatencyModel
 from toolchain.selection.sampling import spread_plans
 from toolchain.selection.solver import Choice, Limit, solve
@@ -53,7 +54,7 @@ class Found:
 
 
 def search(
-    timed: Timed, options: Mapping[str, Sequence[int]], loss: Loss, share: float, *, others: Sequence[Limit] = (),
+    timed: Timed, options: Mapping[str, Sequence[int]], loss: Loss, share: float, *, sizes: float | None = None,
     samples: int = 100, rounds: int = 4, seed: int = 0,
 ) -> Found:  # fmt: skip
     """The plan of least predicted loss whose engine runs in `share` of the dense engine's latency, measured.
@@ -62,7 +63,7 @@ def search(
         options: group -> widths it may have.
         loss: group -> width -> predicted loss.
         share: of the dense engine's latency.
-        others: further limits, such as the engine's size.
+        sizes: most bytes of the engine, if that is limited too.
         samples: plans timed to learn the device.
         rounds: most turns of the loop.
 
@@ -73,6 +74,7 @@ def search(
     plans = spread_plans(options, samples, seed)
     known = steady(timed.times(plans))
     model = learn(timed.network, known, [])
+    others = [] if sizes is None else [Limit("size", size_model(timed.network, known), sizes)]
     progress.note(f"  latency model: {_quality(model)}")
     done: list[Round] = []
     correction = 1.0
@@ -84,7 +86,7 @@ def search(
         progress.note(
             f"  round {len(done)}: predicted {done[-1].predicted:.3f}, measured {timing.ratio:.3f} (budget {share:.3f})"
         )
-        if abs(timing.ratio / share - 1) <= TOLERANCE:
+        if _met(timing.ratio / share, slack=choice.costs["latency"] / limit.most):
             return Found(choice.widths, done, model, len(known) + len(done))
         model = learn(timed.network, known, done)
         correction = timing.ratio / model.cost.at(choice.widths)
@@ -94,11 +96,26 @@ def search(
     )  # fmt: skip
 
 
+def _met(of_budget: float, slack: float) -> bool:
+    """Within the tolerance; or below it, where another budget is what holds the plan back."""
+    return of_budget <= 1 + TOLERANCE and (of_budget >= 1 - TOLERANCE or slack < 1 - TOLERANCE)
+
+
 def learn(network: Network, known: Sequence[Timing], done: Sequence[Round], weight: int = 3) -> LatencyModel:
     """A model of everything timed; plans near the budget count `weight` times."""
     plans = [timing.about["widths"] for timing in known] + [r.widths for r in done for _ in range(weight)]
     ratios = [timing.ratio for timing in known] + [r.measured for r in done for _ in range(weight)]
     return latency.fit(network, plans, ratios)
+
+
+def size_model(network: Network, known: Sequence[Timing]) -> Cost:
+    """Bytes of the engine: a constant and so many bytes a weight, from the engines timed."""
+    import numpy as np
+
+    count = weights(network)
+    column = np.array([[1.0, count.at(timing.about["widths"])] for timing in known])
+    (constant, each), *_ = np.linalg.lstsq(column, np.array([float(timing.size_bytes) for timing in known]), rcond=None)
+    return scaled(count, float(each), float(constant))
 
 
 def _reachable(limit: Limit, timed: Timed, options: Mapping[str, Sequence[int]], share: float) -> Limit:

@@ -29,7 +29,7 @@ STRATEGY = "latency"
 
 def select(
     model: Path, out: Path, budgets: Sequence[Budget], *, data: Path, imgsz: int, on: On, align: int,
-    section: SelectSection | None = None, seed: int = 0,
+    section: SelectSection | None = None, seed: int = 0, part: float = 1.0, share_before: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Widths within the budget, measured on the device; writes `plan.json`, `pruned.pt` and `select.json`.
 
@@ -37,6 +37,8 @@ def select(
         out: keeps the dense engine and every step; the same call goes on after a stop.
         budgets: shares are of the dense engine in the precision of `section`.
         align: widths are multiples of it.
+        part, share_before: for one of several cuts: `model` runs in `share_before` of the first dense engine's latency, and is to
+            go `part` of the way that is left, on a logarithmic scale.
 
     Raises:
         BudgetError: out of reach; says the least that can be reached.
@@ -58,10 +60,11 @@ def select(
     options = {g.name: allowed_widths(g, ask) for g in network.free}
     scores = score(network, Subject(prunable, gather(prunable, dataset, imgsz, settings.images, seed), seed), settings.criterion)
     loss = value.fisher(network, scores, options)
-    share = (
-        latency.value if latency.relative else latency.value / dense_ms(timed.times([{g: max(w) for g, w in options.items()}]))
+    whole = timed.times([{g: max(w) for g, w in options.items()}])
+    share = (latency.value / (share_before if latency.relative else dense_ms(whole))) ** part
+    found = search(
+        timed, options, loss, share, sizes=_sizes(budgets, dense), samples=settings.samples, rounds=settings.rounds, seed=seed
     )
-    found = search(timed, options, loss, share, samples=settings.samples, rounds=settings.rounds, seed=seed)
     plan = make_plan(
         network, found.widths, scores, model_sha256=loaded.sha256, imgsz=imgsz, criterion=settings.criterion, strategy=STRATEGY,
         asked_ratio=1 - share, align=align,
@@ -104,6 +107,12 @@ def _latency(budgets: Sequence[Budget]) -> Budget:
     if "latency" not in kinds:
         raise UsageError("a latency budget is needed", got=", ".join(map(str, budgets)), fix="--budget latency=0.5x")
     return kinds["latency"]
+
+
+def _sizes(budgets: Sequence[Budget], dense: Path) -> float | None:
+    """The most bytes the engine may have."""
+    size = next((budget for budget in budgets if budget.kind == "size"), None)
+    return None if size is None else size.value * (dense.stat().st_size if size.relative else 1)
 
 
 def _summary(found: Found, share: float, budgets: Sequence[Budget], timed: Timed, machine: dict[str, Any]) -> dict[str, Any]:

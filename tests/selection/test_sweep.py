@@ -1,0 +1,60 @@
+"""Timing engines against a reference, on this machine: what is known is not timed again, and strangers' files are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import tinynet
+from toolchain.device import sweep
+from toolchain.device.settings import On
+from toolchain.device.sweep import Candidate, Timing
+from toolchain.errors import MeasurementError, RunFolderError
+
+ON = On(threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sweep, "ROUNDS", 3)
+    monkeypatch.setattr(sweep, "RUNS", 2)
+    monkeypatch.setattr(sweep, "MOST_ROUNDS", 3)
+
+
+def candidates(folder: Path, *seeds: int) -> list[Candidate]:
+    return [
+        Candidate(f"e{seed}", lambda seed=seed: tinynet.save_detector(folder / "c.onnx", seed=seed), {"seed": seed})  # type: ignore[misc]
+        for seed in seeds
+    ]
+
+
+def test_only_what_is_missing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, out = tinynet.save_detector(tmp_path / "r.onnx"), tmp_path / "t.jsonl"
+    first = sweep.sweep(candidates(tmp_path, 1), reference, out, on=ON)
+    with out.open("a") as stream:
+        stream.write('{"label": "torn')  # what a kill leaves
+    both = sweep.sweep(candidates(tmp_path, 1, 2), reference, out, on=ON)
+    assert both[0] == first[0]
+    assert [one.about for one in both] == [{"seed": 1}, {"seed": 2}]
+    assert all(len(one.engine_ms) == len(one.reference_ms) == 3 and one.ratio > 0 for one in both)
+    monkeypatch.setattr(sweep, "connect", None)  # the device is not asked again
+    assert sweep.sweep(candidates(tmp_path, 1, 2), reference, out, on=ON) == both
+
+
+def test_timings_against_another_reference_are_not_mixed_in(tmp_path: Path) -> None:
+    out = tmp_path / "t.jsonl"
+    sweep.sweep(candidates(tmp_path, 1), tinynet.save_detector(tmp_path / "r.onnx"), out, on=ON)
+    with pytest.raises(RunFolderError, match="another reference"):
+        sweep.sweep(candidates(tmp_path, 1), tinynet.save_detector(tmp_path / "r.onnx", seed=9), out, on=ON)
+
+
+def timing(steady: bool) -> Timing:
+    return Timing("x", {}, "", 1.0, 0.0, steady, [], [], 1)
+
+
+def test_unsteady_timings_are_left_out_and_too_many_refused() -> None:
+    assert len(sweep.steady([timing(True)] * 9 + [timing(False)])) == 9
+    with pytest.raises(MeasurementError, match="3 of 10"):
+        sweep.steady([timing(True)] * 7 + [timing(False)] * 3)
