@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 STAGES = (
     "load", "groups", "criteria", "strategies-and-schedule", "plan", "sensitivity", "finetune-and-distillation", "export", "int8",
-    "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "errors",
+    "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "doctor", "errors",
 )  # fmt: skip
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

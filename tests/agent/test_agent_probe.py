@@ -38,9 +38,9 @@ def test_orin_nano(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("board", "l4t", "compatible", "model"),
-    [("agx-orin", "35.3.1", "nvidia,tegra234", None), ("nano-jp4", "32.7.1", "nvidia,tegra210", "ARM part 0xd07"),
+    [("agx-orin", "35.3.1", "nvidia,tegra234", "ARM part 0xd42"), ("nano-jp4", "32.7.1", "nvidia,tegra210", "ARM part 0xd07"),
      ("thor", "38.2.0", "nvidia,tegra264", None), ("pi5", None, "brcm,bcm2712", "Raspberry Pi 5 Model B Rev 1.0"),
-     ("rk3588", None, "rockchip,rk3588", None)],
+     ("rk3588", None, "rockchip,rk3588", "ARM part 0xd42")],
 )  # fmt: skip
 def test_boards(tmp_path: Path, board: str, l4t: str | None, compatible: str, model: str | None) -> None:
     found = probed(board, tmp_path)
@@ -59,7 +59,7 @@ def test_l4t_from_the_package_where_the_release_file_is_gone(tmp_path: Path) -> 
 
 
 def test_accelerators_and_gpus(tmp_path: Path) -> None:
-    assert probed("pi5-hailo", tmp_path / "hailo").accelerators == ["hailo0"]
+    assert probed("pi5-hailo", tmp_path / "hailo").accelerators == ["hailo0", "hailo8l"]
     assert probed("rk3588", tmp_path / "rk3588").accelerators == ["fdab0000.npu"]
     (gpu,) = probed("thor", tmp_path / "thor").gpus or []
     assert (gpu.name, gpu.uuid) == ("NVIDIA Thor", "GPU-3b1f8a7e-0000-0000-0000-000000000000")

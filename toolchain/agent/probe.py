@@ -34,6 +34,11 @@ PACKAGES = re.compile(  # names in dpkg's list that say which CUDA, TensorRT, Ha
 )
 
 
+def arch(root):
+    """`uname -m`; a device that is played from files says it in the file where newer kernels do."""
+    return platform.machine() if root == "/" else sysfs.read(root, "/proc/sys/kernel/arch")
+
+
 def cpu_model(root):
     text = sysfs.read(root, "/proc/cpuinfo")
     for key in ("model name", "Model", "Hardware", "Processor"):
@@ -183,7 +188,7 @@ def probe(root="/", cache="/"):
         (
             ("python", platform.python_version),
             ("numpy", numpy_version),
-            ("arch", platform.machine),
+            ("arch", lambda: arch(root)),
             ("kernel", lambda: platform.system() + " " + platform.release()),
             ("hostname", platform.node),
             ("board", lambda: sysfs.read(root, TREE + "/model")),

@@ -1,4 +1,4 @@
-"""Devices: targets."""
+"""Devices: targets, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import AsJson, app
+from toolchain.cli.options import AsJson, Python, app
 
 
 @app.command()
@@ -28,3 +28,25 @@ def targets(
         typer.echo(json.dumps(load_target(name).to_json()))
     else:
         console.print(target_page(load_target(name).to_json()))
+
+
+@app.command()
+def doctor(
+    host: Annotated[str, typer.Argument(help="local, user@addr[:port], or a Host of your ssh config")] = "local",
+    target: Annotated[str | None, typer.Option("--target", help="what it ought to be; default: the target that fits")] = None,
+    python: Python = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a host is and whether a measurement there can be trusted, with the commands that mend it. Exit code 10: not fit."""
+    from toolchain.device.doctor import examine
+    from toolchain.errors import MeasurementError
+    from toolchain.progress import console
+    from toolchain.report.doctor_page import doctor_page
+
+    exam = examine(host, target, python=python)
+    if as_json:
+        typer.echo(json.dumps(exam.to_json()))
+    else:
+        console.print(doctor_page(exam.to_json()))
+    if not exam.fit:
+        raise typer.Exit(MeasurementError.exit_code)

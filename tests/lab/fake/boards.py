@@ -13,7 +13,8 @@ PROGRAMS = Path(__file__).parent / "bin"
 STATE = "var/lib/edge-fake"  # what the stand-in programs remember
 BOOT_ID = "11111111-2222-3333-4444-555555555555"
 ORIN_CPUINFO = (
-    "Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat ilrcpc flagm\n"
+    "processor\t: 0\nFeatures\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat flagm\n"
+    "CPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
 )
 PI5_CPUINFO = (
     "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp\n"
@@ -40,8 +41,9 @@ def program(root: Path, *names: str) -> None:
         (root / "usr/bin" / name).chmod(0o755)
 
 
-def base(root: Path, *, memory_kb: int, cpuinfo: str) -> None:
+def base(root: Path, *, memory_kb: int, cpuinfo: str, arch: str = "aarch64") -> None:
     """What every Linux has."""
+    put(root, "proc/sys/kernel/arch", arch)
     put(root, "proc/cpuinfo", cpuinfo)
     put(root, "proc/meminfo", f"MemTotal: {memory_kb} kB\nMemAvailable: {memory_kb // 2} kB\nSwapTotal: 0 kB\nSwapFree: 0 kB")
     put(root, "proc/loadavg", "0.02 0.05 0.01 1/200 4242")
@@ -281,7 +283,9 @@ def pi5(root: Path) -> None:
     zones(root, cpu_thermal=51_500)
     cooling(root, "pwm-fan", "thermal-cpufreq-0")
     put(root, f"{STATE}/throttled", "0x0")
-    rails = ["3V7_WL_SW 0.05465616 3.68", "3V3_SYS 0.06733680 3.31", "DDR_VDD2 0.00878328 1.10", "VDD_CORE 0.51978000 0.75"]
+    rails = ["3V7_WL_SW 0.05465616 3.68", "3V3_SYS 0.06733680 3.31", "1V8_SYS 0.17860600 1.79", "DDR_VDD2 0.00878328 1.10",
+             "DDR_VDDQ 0.00000000 0.61", "1V1_SYS 0.18444600 1.10", "0V8_SW 0.31134800 0.80", "VDD_CORE 0.51978000 0.75",
+             "3V3_DAC 0.00030525 3.31", "3V3_ADC 0.00036630 3.31", "0V8_AON 0.00317500 0.79", "HDMI 0.02344440 5.15"]  # fmt: skip
     put(root, f"{STATE}/pmic", "\n".join(rails))  # NAME A V
     program(root, "vcgencmd")
 
@@ -290,13 +294,15 @@ def pi5_hailo(root: Path) -> None:
     """The same with a Hailo-8L on PCIe."""
     pi5(root)
     put(root, "dev/hailo0", "")
+    put(root, f"{STATE}/hailo", "HAILO8L")
+    program(root, "hailortcli")
     put(root, "sys/class/hailo_chardev/hailo0/device/current_link_speed", "8.0 GT/s PCIe")
     put(root, "sys/class/hailo_chardev/hailo0/device/current_link_width", 1)
 
 
 def n100(root: Path) -> None:
     """A mini PC with an Intel N100: turbo, throttle counts, RAPL."""
-    base(root, memory_kb=16_144_000, cpuinfo=N100_CPUINFO)
+    base(root, memory_kb=16_144_000, cpuinfo=N100_CPUINFO, arch="x86_64")
     for name, value in {"sys_vendor": "AZW", "product_name": "EQ", "board_name": "EQ"}.items():
         put(root, f"sys/devices/virtual/dmi/id/{name}", value)
     cpus(root, {0: 1, 1: 1, 2: 1, 3: 1}, low_khz=700_000, high_khz=3_400_000, governor="powersave", measured=False)
@@ -326,7 +332,12 @@ def rk3588(root: Path) -> None:
 
 def plain_x86(root: Path) -> None:
     """A virtual machine without any sensor."""
-    base(root, memory_kb=25_000_000, cpuinfo="model name\t: Intel(R) Xeon(R) Processor\nflags\t\t: fpu avx avx2 fma hypervisor\n")
+    base(
+        root,
+        memory_kb=25_000_000,
+        cpuinfo="model name\t: Intel(R) Xeon(R) Processor\nflags\t\t: fpu avx avx2 fma hypervisor\n",
+        arch="x86_64",
+    )
 
 
 BOARDS: dict[str, Callable[[Path], None]] = {
