@@ -40,14 +40,19 @@ def visit(name):
     call.settimeout(2.0)
     try:
         call.connect(name)
+        pid, uid = guard.peer(call)
+        text = call.recv(MAX_TEXT)
+    except socket.timeout:  # frozen
+        text = b"{}"
     except OSError:
+        text = b""
+    if not text:
         call.close()
         return None, None
-    pid, uid = guard.peer(call)
     try:
-        said = json.loads(call.recv(MAX_TEXT).decode("utf-8"))
-    except (OSError, ValueError):  # frozen, or no agent of ours
-        said = {}
+        said = json.loads(text.decode("utf-8"))
+    except ValueError:  # no agent of ours
+        said = None
     holder = {"who": "process %d of user %d" % (pid, uid), "owner": None, "held_s": None}
     if isinstance(said, dict):
         holder.update({key: said[key] for key in holder if key in said})
