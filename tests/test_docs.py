@@ -31,7 +31,7 @@ from toolchain.selection.strategies import STRATEGIES
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 STAGES = (
-    "load", "groups", "criteria", "strategies-and-schedule", "plan", "sensitivity", "finetune-and-distillation", "export", "int8",
+    "load", "groups", "criteria", "strategies-and-schedule", "selection", "plan", "sensitivity", "finetune-and-distillation", "export", "int8",
     "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "doctor", "errors",
 )  # fmt: skip
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
