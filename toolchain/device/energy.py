@@ -109,7 +109,7 @@ def _sensor(job: _Job) -> Chosen | EnergyResult:
         if isinstance(found, EnergyResult):
             return found
         engine = loader.put(next(iter(job.engines.values())))
-        chosen = look(sampler, loader, found[0], {**job.load, "path": engine}, job.out, job.on_phase)
+        chosen = look(sampler, loader, found[0], {**job.load, "path": engine}, job.out, job.request.lengths.swings, job.on_phase)
     write_json(job.out / SENSOR, chosen.to_json())
     return chosen
 

@@ -18,6 +18,7 @@ class Phases:
     Attributes:
         window_s: the least; `updates` of the sensor make it longer where it refreshes slowly.
         updates: the window holds at least so many of the sensor's refreshes.
+        swings: of load and rest before everything, to see the sensor's refresh.
         run_on_s: load after the window, so that a small clock error still samples load.
     """
 
@@ -27,6 +28,7 @@ class Phases:
     updates: int
     run_on_s: float
     marker_s: tuple[float, ...] = MARKER_S
+    swings: int = 4
 
     def window_for(self, refresh_s: float | None) -> float:
         """Length of the window for a sensor of this refresh."""
@@ -72,9 +74,9 @@ class EnergyRequest:
             raise UsageError("not a meter", got=repr(self.meter), fix=fix)
         if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
             raise UsageError("rate_hz must be above 0 and at most 1000", got=self.rate_hz)
-        lengths = asdict(self.lengths)
-        if any(not 0 < value < 7200 for key, value in lengths.items() if key not in ("marker_s", "run_on_s", "updates")):
-            raise UsageError("a phase must last 0 to 7200 seconds", got=lengths)
+        lengths = self.lengths
+        if any(not 0 < seconds < 7200 for seconds in (lengths.idle_s, lengths.lead_in_s, lengths.window_s, lengths.run_on_s)):
+            raise UsageError("a phase must last 0 to 7200 seconds", got=asdict(lengths))
 
     @property
     def lengths(self) -> Phases:

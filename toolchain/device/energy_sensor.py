@@ -18,8 +18,7 @@ from toolchain.measurement.energy_result import EnergyResult, not_measured
 from toolchain.measurement.energy_window import Sensor
 
 PROBE_S = 0.3
-SWINGS = 4  # of load and rest, of a length that no usual refresh divides: the reading changes at nearly every refresh
-SWING_S = (0.7, 0.6)
+SWING_S = (0.7, 0.6)  # load and rest: no usual refresh divides them, so the reading changes at nearly every refresh
 PROBE_HZ = 100.0
 SLOW_KINDS = ("vcgencmd_pmic",)  # one process a reading
 NEAR = 0.1
@@ -126,7 +125,7 @@ def phase_of(event: str, data: object) -> str:
 
 def look(
     sampler: AgentSession, load: AgentSession, source: PowerSource, fields: Mapping[str, Any], out: Path,
-    on_phase: Callable[[str], None],
+    swings: int, on_phase: Callable[[str], None],
 ) -> Chosen:  # fmt: skip
     """See how often the source really gives a new value while a load goes up and down.
 
@@ -142,7 +141,7 @@ def look(
     def begins(name: str, data: object) -> None:
         on_phase(phase_of(name, data))
 
-    phases = [[name, seconds, name == "probe_load"] for _ in range(SWINGS)
+    phases = [[name, seconds, name == "probe_load"] for _ in range(swings)
               for name, seconds in zip(("probe_load", "probe_rest"), SWING_S, strict=True)]  # fmt: skip
     check(LoadAnswer, load.request("energy", timeout_s=600.0, on_event=begins, phases=phases, **fields))
     with sampling():

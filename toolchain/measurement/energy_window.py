@@ -6,7 +6,7 @@ Standard uncertainties, in J over the window, independent of each other and so a
     between     d / sqrt(12) x sqrt(sum of squared steps between readings): when exactly the power stepped is not seen
     rounding    q / sqrt(12) x T, all readings rounded the same way; where the power varies by more than the step q, / sqrt(m)
     count       E / (n sqrt(6)): at most one inference too many at one edge and one missed at the other
-    idle        T x sqrt(sd(idle)^2 / m + drift^2 / 12), for the marginal energy only
+    idle        T x sqrt(sd(idle)^2 / m + drift^2 / 12 + rounding^2), for the marginal energy only
 
 m is the number of independent values (changes of the reading). The sensor's own calibration is not in it: nobody here knows it.
 """
@@ -39,7 +39,6 @@ class Sensor:
         refresh_s: time between new values, measured or declared.
         interval_s: time between readings, as asked for.
         quantum_w: step of the total's readings; None where not known.
-        resolution_w: for a counter nothing is rounded in power; None.
     """
 
     refresh_s: float
@@ -113,7 +112,8 @@ def window_of(
     """
     a, b = window[0] + sensor.trim_s, window[1] - sensor.trim_s
     if b <= a:
-        raise MeasurementError("the window is shorter than what is cut off its edges", got=f"{window[1] - window[0]:.3f} s")
+        short = f"the window is shorter than the {2 * sensor.trim_s:.2f} s that are cut off its ends"
+        return Window(*window, 0, reasons=(*reasons, short))
     n = int(((ends_s > a) & (ends_s <= b)).sum())
     found = [*reasons, *([trace.problem] if trace.problem else []), *([] if n else ["no inference was completed in the window"])]
     inside = power.between(trace, a, b)
@@ -126,26 +126,21 @@ def window_of(
         found.append(f"no reading for {seen['largest_gap_s']:.2f} s in the window; {sensor.interval_s:.3f} s are usual")
     if seen["coverage"] < COVERAGE_LIMIT:
         found.append(f"readings cover {seen['coverage']:.0%} of the window, {COVERAGE_LIMIT:.0%} are needed")
-    settled = [(start + min(SETTLE_S, SETTLE_SHARE * (end - start)) + sensor.trim_s, end) for start, end in idle]
-    rest = [power.between(trace, start, end) for start, end in settled]
-    low = (
-        []
-        if seen["values"] >= ENOUGH_VALUES
-        else [f"{seen['values']} independent values in the window, fewer than {ENOUGH_VALUES}"]
-    )
+    rest = [power.between(trace, *_settled(span, sensor.trim_s)) for span in idle]
+    few = f"{seen['values']} independent values in the window, fewer than {ENOUGH_VALUES}"
+    low = (few,) if seen["values"] < ENOUGH_VALUES else ()
     try:
         energy = power.energy_j(trace, a, b)
         if any(len(readings) < 2 for readings in rest):
             raise MeasurementError("no readings in an idle phase")
     except MeasurementError as error:
-        return Window(a, b, n, **seen, reasons=(*found, str(error).replace("\n  ", ", ")), low_confidence=tuple(low))
+        return Window(a, b, n, **seen, reasons=(*found, str(error).replace("\n  ", ", ")), low_confidence=low)
     found += _stuck(trace, idle, window)
     numbers = _numbers(sensor, inside, rest, energy, b - a, n, seen["values"])
     if numbers["idle_drift"] > IDLE_DRIFT_LIMIT:
-        found.append(
-            f"idle power moved by {numbers['idle_drift']:.1%} between before and after, the limit is {IDLE_DRIFT_LIMIT:.0%}"
-        )
-    return Window(a, b, n, **seen, **numbers, reasons=tuple(found), low_confidence=tuple(low))
+        moved = f"idle power moved by {numbers['idle_drift']:.1%} between before and after"
+        found.append(f"{moved}, the limit is {IDLE_DRIFT_LIMIT:.0%}")
+    return Window(a, b, n, **seen, **numbers, reasons=tuple(found), low_confidence=low)
 
 
 def _numbers(
@@ -157,7 +152,8 @@ def _numbers(
     sd_idle = float(np.sqrt(np.mean([readings.var(ddof=1) for readings in rest])))
     parts = _uncertainties(sensor, inside, energy_j, length_s, max(n, 1), values)
     independent = max(1, min(power.changes(readings) + 1 for readings in rest))
-    parts["idle"] = length_s * float(np.sqrt(sd_idle**2 / independent + (after - before) ** 2 / 12))
+    rounding_w = _rounding_w(sensor.quantum_w, sd_idle, independent)
+    parts["idle"] = length_s * float(np.sqrt(sd_idle**2 / independent + (after - before) ** 2 / 12 + rounding_w**2))
     total_u = float(np.sqrt(sum(part**2 for name, part in parts.items() if name != "idle")))
     marginal_u = float(np.hypot(total_u, parts["idle"]))
     per_mj = 1000.0 / n if n else None
@@ -180,15 +176,25 @@ def _uncertainties(
     """The parts that total and marginal energy share, J."""
     sd = float(inside.std(ddof=1)) if len(inside) > 1 else 0.0
     steps = float(np.sqrt((np.diff(inside) ** 2).sum())) if len(inside) > 1 else 0.0
-    rounding = (sensor.quantum_w or 0.0) / np.sqrt(12) * length_s
-    if sensor.quantum_w and sd > sensor.quantum_w:
-        rounding /= np.sqrt(max(values, 1))
     return {
         "edges": sd * (sensor.refresh_s + sensor.interval_s) / np.sqrt(6),
         "between": sensor.interval_s / np.sqrt(12) * steps,
-        "rounding": float(rounding),
+        "rounding": _rounding_w(sensor.quantum_w, sd, values) * length_s,
         "count": energy_j / (n * np.sqrt(6)),
     }
+
+
+def _rounding_w(quantum_w: float | None, sd_w: float, values: int) -> float:
+    """Standard uncertainty of a mean by the step of its readings: it averages out only where they vary by more than the step."""
+    if not quantum_w:
+        return 0.0
+    return quantum_w / float(np.sqrt(12 * max(values, 1) if sd_w > quantum_w else 12))
+
+
+def _settled(span: Span, trim_s: float) -> Span:
+    """What of an idle phase counts: not its beginning, nor what the sensor mixes with the phases beside it."""
+    start, end = span
+    return start + min(SETTLE_S, SETTLE_SHARE * (end - start)) + trim_s, end - trim_s
 
 
 def _stuck(trace: power.Trace, idle: tuple[Span, Span], window: Span) -> list[str]:
