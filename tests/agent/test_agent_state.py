@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.fake import boards
-from toolchain.agent import processes, state, sysfs, throttle
+from toolchain.agent import nvidia, processes, state, sysfs, throttle
 from toolchain.device.channel import ONE_LINER
 from toolchain.device.messages import check
 from toolchain.device.state_messages import State
@@ -109,9 +109,24 @@ def test_thor(tmp_path: Path) -> None:
     assert found.throttle is not None
     assert found.throttle["power brake"].value == 0
     boards.put(tmp_path, f"{boards.STATE}/throttle_reasons", "0x0000000000000088")
+    nvidia._last.clear()
     moved = again(tmp_path).throttle
     assert moved is not None
     assert {name for name, sign in moved.items() if sign.value and sign.kind == "live"} == {"hardware slowdown", "power brake"}
+
+
+def test_graphics_card(tmp_path: Path) -> None:
+    found = state_of("card", tmp_path)
+    assert found.clocks is not None
+    card = found.clocks["gpu nvidia0"]
+    assert (card.min_mhz, card.max_mhz, card.cur_mhz) == (None, 2115.0, 210.0)
+    assert found.temperature_c == {"nvidia0": 38.0}
+    (tmp_path / "usr/bin/nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    nvidia._last.clear()
+    found = again(tmp_path)
+    assert "gpu nvidia0" not in (found.clocks or {})
+    assert "has failed" in found.unreadable["clocks.nvidia-smi"]
+    assert "has failed" in found.unreadable["temperature_c.nvidia-smi"]
 
 
 def test_pi5(tmp_path: Path) -> None:
@@ -177,6 +192,13 @@ def test_clock_file_of_a_target(tmp_path: Path) -> None:
     assert found.clocks is not None
     assert found.clocks["memory nvpmodel_clk_cap"].source == path
     assert found.clocks["memory nvpmodel_clk_cap"].cur_mhz == 2133.0
+
+
+def test_clock_that_only_root_may_see(tmp_path: Path) -> None:
+    hidden = {"unit": "memory", "paths": ["/sys/kernel/debug/bpmp/debug/clk/emc/rate"], "requires": "root"}
+    found = state_of("orin-nano", tmp_path, clocks={"file": [hidden]})
+    assert "only root may see" in found.unreadable["clocks.files"]
+    assert found.clocks is not None
 
 
 def test_renumbered_hwmon(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from toolchain.device.messages import check
 from toolchain.device.modes import heal, names, power_mode, resolve
 from toolchain.device.remote import connect
 from toolchain.device.state_messages import State
+from toolchain.device.target import load_target
 
 CPU, GPU = "sys/devices/system/cpu/cpufreq/policy4", "sys/class/devfreq/17000000.gpu"
 
@@ -151,6 +152,14 @@ def test_governor_and_devfreq(board: Callable[[str], Path], tmp_path: Path) -> N
         assert text(root, npu) == "performance"
     assert text(root, f"{CPU}/scaling_governor") == "ondemand"
     assert text(root, npu) == "simple_ondemand"
+    assert left(tmp_path / "cache") == []
+
+
+def test_graphics_card(board: Callable[[str], Path], tmp_path: Path) -> None:
+    root = board("card")
+    with connect("local") as device, power_mode(device, load_target("nvidia-dgpu"), None, pin=True):
+        assert text(root, f"{boards.STATE}/locked") == "2115,2115"
+    assert not (root / boards.STATE / "locked").exists()
     assert left(tmp_path / "cache") == []
 
 

@@ -2,7 +2,7 @@
 
 import fnmatch
 
-from . import sysfs
+from . import nvidia, sysfs
 
 UNITS = (  # unit, patterns of the devfreq device's name or of its device-tree node
     ("gpu", ("*gpu*", "*gv11b*", "*gp10b*", "*ga10b*", "*gb10b*", "*v3d*", "*panfrost*")),
@@ -68,12 +68,19 @@ def devfreq(root, sensors):
 
 def files(root, rules):
     """Clocks that are a file in Hz; min_rate and max_rate beside it where there are."""
+    hidden = []
     for rule in rules:
-        for path in sysfs.paths(root, *rule["paths"])[:1]:
+        seen = sysfs.paths(root, *rule["paths"])
+        if not seen:
+            needs = ", which only %s may see" % rule["requires"] if rule.get("requires") else ""
+            hidden.append("%s: no %s%s" % (rule["unit"], " or ".join(rule["paths"]), needs))
+        for path in seen[:1]:
             folder, _, name = path.rpartition("/")
             found = entry(root, folder, (["min_rate"], ["max_rate"], [name], []), 1e6)
             found["source"], found["governor"] = path, None
             yield "%s %s" % (rule["unit"], folder.split("/")[-1]), found
+    if hidden and rules is not CLOCK_FILES:
+        raise ValueError("; ".join(hidden))
 
 
 def text(root, path):
@@ -97,6 +104,7 @@ def clocks(root, sensors, rules):
         ("cpu", lambda: cpu(root)),
         ("devfreq", lambda: devfreq(root, sensors)),
         ("files", lambda: files(root, rules or CLOCK_FILES)),
+        ("nvidia-smi", lambda: nvidia.clocks(root) if sysfs.program(root, "nvidia-smi") else ()),
     ):
         try:
             for key, value in read():

@@ -7,7 +7,7 @@ import shutil
 import struct
 import time
 
-from . import frequencies, nvpmodel, processes, sysfs, throttle
+from . import frequencies, nvidia, nvpmodel, processes, sysfs, throttle
 
 HWMON_TEMPERATURES = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 HAILO_VENDOR = "0x1e60"
@@ -68,6 +68,11 @@ def temperatures(root, ignore):
             for path in sysfs.paths(root, folder + "/temp*_input"):
                 label = frequencies.text(root, path[: -len("input")] + "label") or path.split("/")[-1]
                 read_temperature(root, path, "%s:%s" % (chip, label), found, unreadable)
+    if sysfs.program(root, "nvidia-smi"):
+        try:
+            found.update(nvidia.temperatures(root))
+        except ValueError as error:
+            unreadable["nvidia-smi"] = sysfs.reason(error)
     if not found and not unreadable:
         raise ValueError("no temperature sensor known here")
     return found, unreadable

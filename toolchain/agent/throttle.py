@@ -6,7 +6,7 @@ A sign is "live": above 0 means now; or a "count": it only grows, so two reading
 import fnmatch
 import re
 
-from . import sysfs
+from . import nvidia, sysfs
 
 PI_BITS = {
     "0": "under-voltage", "1": "ARM frequency capped", "2": "throttled", "3": "soft temperature limit",
@@ -31,8 +31,8 @@ KNOWN = (
 )  # fmt: skip
 ALARMS = {"kind": "flags", "hwmon": "ina3221", "files": ["curr*_crit_alarm", "curr*_max_alarm"], "fatal": False}
 PROGRAMS = {
-    "vcgencmd get_throttled": ["vcgencmd", "get_throttled"],
-    "nvidia-smi clocks_throttle_reasons": ["nvidia-smi", "--query-gpu=clocks_throttle_reasons.active", "--format=csv,noheader"],
+    "vcgencmd get_throttled": ("vcgencmd", lambda root: sysfs.answer_of(root, ["vcgencmd", "get_throttled"], 5.0)),
+    "nvidia-smi clocks_throttle_reasons": ("nvidia-smi", nvidia.throttle_reasons),
 }
 
 
@@ -77,9 +77,9 @@ def flags(root, rule):
             yield "/".join(path.split("/")[-2:]), "live", path, lambda path=path: sysfs.number(root, path)
         return
     sources = [(path, lambda path=path: sysfs.read(root, path)) for path in files(root, rule)]
-    words = PROGRAMS.get(rule.get("program"))
-    if words and sysfs.program(root, words[0]):
-        sources.append((rule["program"], lambda: sysfs.answer_of(root, words, 5.0)))
+    name, asked = PROGRAMS.get(rule.get("program"), (None, None))
+    if name and sysfs.program(root, name):
+        sources.append((rule["program"], lambda: asked(root)))
     for number, (source, ask) in enumerate(sources):
         try:
             value = hexadecimal(ask())

@@ -268,6 +268,7 @@ def thor(root: Path) -> None:
         default=1,
     )
     put(root, f"{STATE}/nvidia-smi", "NVIDIA Thor, GPU-3b1f8a7e-0000-0000-0000-000000000000")
+    put(root, f"{STATE}/card", "[N/A], [N/A], 41")
     put(root, f"{STATE}/throttle_reasons", "0x0000000000000001")
     program(root, "nvidia-smi")
 
@@ -330,6 +331,16 @@ def rk3588(root: Path) -> None:
     cooling(root, "thermal-cpufreq-0", "thermal-devfreq-0")
 
 
+def graphics_card(root: Path) -> None:
+    """A desktop PC with an NVIDIA card."""
+    base(root, memory_kb=32_000_000, cpuinfo="model name\t: AMD Ryzen 7\nflags\t\t: avx avx2 fma\n", arch="x86_64")
+    cpus(root, {0: 1, 1: 1}, low_khz=1_500_000, high_khz=4_500_000, governor="performance", measured=False)
+    put(root, f"{STATE}/nvidia-smi", "NVIDIA GeForce RTX 3060, GPU-3b1f8a7e-0000-0000-0000-000000000001")
+    put(root, f"{STATE}/card", "210, 2115, 38")
+    put(root, f"{STATE}/throttle_reasons", "0x0000000000000001")
+    program(root, "nvidia-smi")
+
+
 def plain_x86(root: Path) -> None:
     """A virtual machine without any sensor."""
     base(
@@ -342,7 +353,7 @@ def plain_x86(root: Path) -> None:
 
 BOARDS: dict[str, Callable[[Path], None]] = {
     "orin-nano": orin_nano, "agx-orin": agx_orin, "nano-jp4": nano_jp4, "thor": thor, "pi5": pi5, "pi5-hailo": pi5_hailo,
-    "n100": n100, "rk3588": rk3588, "x86": plain_x86,
+    "n100": n100, "rk3588": rk3588, "card": graphics_card, "x86": plain_x86,
 }  # fmt: skip
 
 
