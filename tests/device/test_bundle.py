@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 import toolchain.device
 from tests import tinynet
-from toolchain import errors, imaging
+from toolchain import errors, imaging, verbs
 from toolchain.device import bundle
 from toolchain.device.manifest import attach, engine_of, verify
+from toolchain.device.pace import pace_of
 from toolchain.device.settings import On
 from toolchain.measurement.record import Record
 from toolchain.predictions import candidates
@@ -148,6 +149,17 @@ def test_measurements_are_kept_beside_the_engine_they_are_of(own: Path) -> None:
     with pytest.raises(errors.MeasurementError, match="throttled"):
         attach(own, [record(engine, valid=False, reasons=("throttled",))])
     assert verify(own).measurements == kept
+
+
+def test_results_of_a_benchmark_go_into_its_bundles(own: Path, tmp_path: Path) -> None:
+    measured = verbs.bench({"x": own}, tmp_path / "out", on=ONE, pace=pace_of("quick", rounds=1, runs=20)).to_json()
+    bundles = verbs.bundles_of({"x": own, "y": own / "engine.onnx"})
+    verbs.attach_results(bundles, [{**measured, "valid": False, "reasons": ["busy"]}])
+    assert [one["kind"] for one in verify(own).measurements] == ["size"], "what must not be used stays out"
+    verbs.attach_results(bundles, [{**measured, "valid": True, "reasons": []}])
+    assert sorted(one["kind"] for one in verify(own).measurements) == ["latency", "size"]
+    with pytest.raises(errors.UsageError, match="no bundle"):
+        verbs.bundles_of({"y": own / "engine.onnx"})
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

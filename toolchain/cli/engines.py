@@ -54,7 +54,7 @@ def build(
 def bench(
     engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx files or bundles; the first is the baseline")],
     out: Out = Path("runs/bench"),
-    host: Host = "local",
+    hosts: Annotated[list[str] | None, typer.Option("--host", help="local, user@addr[:port] or a Host; repeatable")] = None,
     target: Annotated[str | None, typer.Option("--target", help="what the host must be; names its sensors, rails, modes")] = None,
     profile: Annotated[str, typer.Option("--profile", help="quick, search (9 s an engine) or report (90 s or more)")] = "search",
     rounds: Annotated[int | None, typer.Option("--rounds", help="passes of every engine; default: the profile's")] = None,
@@ -67,6 +67,7 @@ def bench(
     power_mode: Annotated[str | None, typer.Option("--power-mode", help="run in this mode, then put the old one back")] = None,
     pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
+    attach: Annotated[bool, typer.Option("--attach", help="keep the usable results in the bundles measured")] = False,
     wait: Annotated[float, typer.Option("--wait", help="seconds to wait while somebody else measures there")] = 0.0,
     imgsz: Annotated[int | None, typer.Option("--imgsz", help="side of the input, for engines that take any")] = None,
     provider: Provider = "CPUExecutionProvider",
@@ -74,25 +75,39 @@ def bench(
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
-    """Latency of engines in turns, one process each, one active at a time; every sample is kept. Exit code 10: not to be used."""
+    """Latency of engines in turns, one process each, one active at a time; every sample is kept. Exit code 10: not to be used.
+
+    Several --host are measured at once, each into a folder of its own.
+    """
     from toolchain import requests, verbs
     from toolchain.device.settings import On
+    from toolchain.progress import console
     from toolchain.report.bench_table import bench_table
+    from toolchain.report.fleet_table import fleet_table
 
-    on = On(host=host, provider=provider, threads=threads, python=python, target=target, wait_s=wait)
+    places = hosts or ["local"]
+    on = On(host=places[0], provider=provider, threads=threads, python=python, target=target, wait_s=wait)
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, energy=energy, power_mode=power_mode,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
     )  # fmt: skip
-    command = shlex.join(["toolchain", *sys.argv[1:]])
+    asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}
     labelled = requests.labelled(engines)
-    result = verbs.bench(labelled, folder(out), on=on, split=split, imgsz=imgsz, command=command, **asked).to_json()
+    bundles = verbs.bundles_of(labelled) if attach else {}
+    if len(places) == 1:
+        result = verbs.bench(labelled, folder(out), on=on, **asked).to_json()
+        results, error = [result], None
+    else:
+        result, error = verbs.bench_fleet(labelled, folder(out), places, on=on, **asked)
+        results = [one["result"] for one in result["devices"] if one["result"]]
     if not as_json:
-        from toolchain.progress import console
-
-        console.print(bench_table(result))
-    finish(result, as_json, f"{out / 'bench.json'}")
-    requests.check_usable(result)
+        console.print(bench_table(result) if len(places) == 1 else fleet_table(result["rows"]))
+    finish(result, as_json, str(out / ("bench.json" if len(places) == 1 else verbs.FLEET)))
+    verbs.attach_results(bundles, results)
+    if error is not None:
+        raise error
+    for one in results:
+        requests.check_usable(one)
 
 
 @app.command(name="eval")

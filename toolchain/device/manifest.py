@@ -145,5 +145,7 @@ def attach(bundle: Path, records: Sequence[Record]) -> Manifest:
     return write_manifest(bundle, {**manifest.to_json(), "measurements": list(kept.values())})
 
 
-def _key(record: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    return record["kind"], record["unit"], record["device"].get("hostname")
+def _key(record: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Boards fresh from the same card have one name: what the host was called when it was measured tells them apart."""
+    called = record["extra"].get("settings", {}).get("host")
+    return record["kind"], record["unit"], record["device"].get("hostname"), called

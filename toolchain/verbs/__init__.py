@@ -5,13 +5,18 @@ from toolchain.pruning.sensitivity import sensitivity
 from toolchain.verbs.accuracy import evaluate, quantize
 from toolchain.verbs.devices import deploy, deployed, describe_model, rollback
 from toolchain.verbs.engines import bench, build, profile
+from toolchain.verbs.fleets import FLEET, attach_results, bench_fleet, bundles_of
 from toolchain.verbs.networks import export, finetune, sensitivity_page
 from toolchain.verbs.selecting import select
 
 __all__ = [
+    "FLEET",
     "PruneRequest",
+    "attach_results",
     "bench",
+    "bench_fleet",
     "build",
+    "bundles_of",
     "deploy",
     "deployed",
     "describe_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from toolchain.errors import AccuracyGateError, UsageError
 from toolchain.pruning.prune import check_imgsz
 from toolchain.stage import write_json
 
+_preparing = threading.Lock()
+
 
 def evaluate(
     model: Path,
@@ -25,8 +28,12 @@ def evaluate(
     split: str = "val",
     on: On = HERE,
     name: str = "accuracy",
+    prepared: Path | None = None,
 ) -> dict[str, Any]:
-    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx` or bundle, run on the host); writes `NAME.json`."""
+    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx` or bundle, run on the host); writes `NAME.json`.
+
+    `prepared` is where the network's pictures are kept; default: in `out`.
+    """
     from toolchain.yolo.checkpoint import load_model
     from toolchain.yolo.dataset import load_dataset
     from toolchain.yolo.evaluate import evaluate_file, evaluate_module, prepare_split
@@ -43,7 +50,8 @@ def evaluate(
         result = evaluate_module(loaded.module, dataset, split, imgsz, out).to_dict() | {"engine": None}
     else:
         dataset = load_dataset(data)
-        images, letterboxes = prepare_split(dataset, split, imgsz, out)
+        with _preparing:  # several devices wait for one preparation
+            images, letterboxes = prepare_split(dataset, split, imgsz, prepared or out)
         predictions = out / f"{name}.npz"
         ran = recover(lambda: infer(model, images, predictions, on), on)
         accuracy = evaluate_file(predictions, dataset, split, imgsz, letterboxes)

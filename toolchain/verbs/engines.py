@@ -48,7 +48,7 @@ def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
 def bench(
     engines: Mapping[str, Path], out: Path, *, on: On = HERE, pace: Pace = PACES["quick"], extras: Extras = LATENCY_ALONE,
     conditions: Conditions = AS_IT_IS, accuracy: bool = False, data: Path | None = None, split: str = "val",
-    imgsz: int | None = None, command: str = "",
+    imgsz: int | None = None, command: str = "", prepared: Path | None = None,
 ) -> BenchResult:  # fmt: skip
     """Latency of several engines in turns, and what else is asked for; the first is the baseline. A bundle stands for its engine.
 
@@ -57,6 +57,7 @@ def bench(
     Args:
         accuracy: of each engine's own outputs on `split` of `data`, on the same device.
         data: whole detections are timed on the split's first picture.
+        prepared: where pictures prepared for accuracy are kept; default: in `out`.
     """
     files = engine_files(engines)
     if data is not None and pace.end_to_end and extras.picture.file is None:
@@ -66,7 +67,7 @@ def bench(
     if accuracy and data is not None:
         side = next(iter(result.engines.values())).input_shape[-1]
         found = {
-            label: evaluate(path, out / "accuracy", data=data, imgsz=side, split=split, on=on, name=label)
+            label: evaluate(path, out / "accuracy", data=data, imgsz=side, split=split, on=on, name=label, prepared=prepared)
             for label, path in files.items()
         }
         result = with_accuracy(result, found)
