@@ -34,8 +34,8 @@ def load(run, data, until, stamps, period_s):
         period_s: time from start to start; 0: back to back.
     """
     clock = time.monotonic
-    begin = end = clock()
-    due = begin
+    end = clock()
+    due = max(end, stamps[-2] + period_s) if stamps else end  # one pace over phases that follow one another
     while end < until and len(stamps) < 2 * MOST:
         if period_s:
             time.sleep(max(0.0, due - clock()))
