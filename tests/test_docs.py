@@ -33,6 +33,7 @@ README = ROOT / "README.md"
 STAGES = (
     "load", "groups", "criteria", "strategies-and-schedule", "selection", "plan", "sensitivity", "finetune-and-distillation", "export", "int8",
     "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "doctor", "errors",
+    "bundle-and-deploy", "fleet",
 )  # fmt: skip
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -84,7 +85,11 @@ def test_documented_commands_and_flags_exist() -> None:
         if words[1] in ("VERB",):
             continue
         assert words[1] in COMMANDS, f"{page}: {shlex.join(words)}"
-        known = {option for parameter in COMMANDS[words[1]].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        command = COMMANDS[words[1]]
+        if hasattr(command, "commands"):
+            assert words[2] in command.commands, f"{page}: {shlex.join(words)}"
+            command = command.commands[words[2]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words[2:]:
             flag = word.split("=")[0]
             assert not flag.startswith("--") or flag in known | {"--help"}, f"{page}: {shlex.join(words)}: no {flag}"
