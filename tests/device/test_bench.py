@@ -7,14 +7,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import tinynet
 from tests.device.paces import short
-from toolchain import errors
+from toolchain import cli, errors, requests, verbs
+from toolchain.device import bundle
 from toolchain.device.bench import Extras, bench
+from toolchain.device.bundle_files import infer as shipped
+from toolchain.device.conditions import Conditions
+from toolchain.device.end_to_end import Picture
+from toolchain.device.pace import Pace
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
+from toolchain.measurement.record import read_records
+from toolchain.stage import file_sha256
 
 ONE = On(threads=1)
 
@@ -119,3 +127,190 @@ def test_bad_threads_are_refused(engines: dict[str, Path], tmp_path: Path) -> No
 def test_bench_refuses_bad_labels(engines: dict[str, Path], tmp_path: Path, label: str) -> None:
     with pytest.raises(errors.UsageError, match="label"):
         bench({label: engines["one"]}, tmp_path / "out")
+
+
+def whole_pace(**changes: Any) -> Pace:
+    return short(end_to_end=True, **changes)
+
+
+def test_whole_detections_are_timed_apart(engines: dict[str, Path], tmp_path: Path) -> None:
+    picture = Picture(height=60, width=80)
+    result = bench(engines, tmp_path / "out", ONE, whole_pace(runs=3), extras=Extras(picture=picture))
+    one, two = (result.engines[label].end_to_end for label in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert one.speedup is None
+    assert two.speedup is not None
+    assert two.speedup.rounds == 6
+    assert one.picture_shape == [60, 80, 3]
+    assert one.latency_ms.n == 18
+    data = json.loads((tmp_path / "out" / one.samples).read_text())
+    assert one.samples == "end-to-end/one.json"
+    for entry in data["rounds"]:
+        for whole, *parts in zip(
+            *(entry[key] for key in ("latency_ms", "prepare_ms", "inference_ms", "suppress_ms")), strict=True
+        ):
+            assert whole == pytest.approx(sum(parts), abs=1e-3)
+    assert {path.name for path in (tmp_path / "out" / "end-to-end").iterdir()} == {"one.json", "two.json"}
+    assert result.settings["picture"]["height"] == 60
+
+
+def test_whole_detections_of_a_picture_find_what_the_network_finds(engines: dict[str, Path], tmp_path: Path) -> None:
+    bright = np.ascontiguousarray(tinynet.pictures(1)[0].transpose(1, 2, 0))
+    np.save(tmp_path / "picture.npy", bright)
+    picture = Picture(tmp_path / "picture.npy")
+    result = bench(engines, tmp_path / "out", ONE, whole_pace(rounds=1), extras=Extras(picture=picture))
+    found = result.engines["one"].end_to_end
+    assert found is not None
+    decoded = tinynet.expected(tinynet.pictures(1))[0]
+    wanted = shipped.suppress(decoded, bundle.MIN_SCORE, bundle.NMS_IOU, bundle.MAX_DETECTIONS)[0]
+    assert found.boxes == len(wanted) > 0
+    assert result.settings["picture"]["sha256"] == file_sha256(picture.file)
+
+
+def test_whole_detections_go_on_where_they_were(
+    engines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, passes = AgentSession.request, [0]
+
+    def request(self: AgentSession, op: str, **fields: Any) -> dict[str, Any]:
+        passes[0] += op == "whole"
+        if op == "whole" and passes[0] == 4:
+            raise errors.ConnectionLostError("cut")
+        return original(self, op, **fields)
+
+    monkeypatch.setattr(AgentSession, "request", request)
+    with pytest.raises(errors.ConnectionLostError):
+        bench(engines, tmp_path / "out", ONE, whole_pace())
+    passes[0] = 100
+    result = bench(engines, tmp_path / "out", ONE, whole_pace())
+    assert passes[0] - 100 == 10
+    assert result.rounds == 6
+    assert result.sessions == 2
+
+
+def test_more_rounds_may_follow_but_no_other_passes(engines: dict[str, Path], tmp_path: Path) -> None:
+    bench(engines, tmp_path / "out", ONE, short(1, 2))
+    assert bench(engines, tmp_path / "out", ONE, short(3, 2)).rounds == 3
+    with pytest.raises(errors.RunFolderError, match="pace differ"):
+        bench(engines, tmp_path / "out", ONE, short(3, 2, lead_runs=1))
+
+
+def test_passes_take_their_time_and_the_warm_up_is_told(engines: dict[str, Path], tmp_path: Path) -> None:
+    result = bench(engines, tmp_path / "out", ONE, short(2, 3, pass_s=0.05, warmup_runs=7, settle_cap_s=0.3))
+    one = result.engines["one"]
+    for entry in load_samples(tmp_path / "out")["one"]["rounds"]:
+        assert entry["start_s"][-1] + entry["latency_ms"][-1] / 1000 - entry["start_s"][0] >= 0.049
+    assert one.warmup["runs"] >= 25
+    assert one.warmup["stopped"] in ("steady", "cap")
+    assert one.input_shape == [1, 3, 32, 32]
+    assert one.gpu_mb is None
+    assert one.gpu_reason
+    assert one.energy["reason"] == "not_requested"
+
+
+def test_a_device_that_is_not_the_one_named(engines: dict[str, Path], tmp_path: Path) -> None:
+    on = On(threads=1, target="jetson-nano")
+    with pytest.raises(errors.MeasurementError, match="is not a jetson-nano"):
+        bench(engines, tmp_path / "out", on, short(1))
+    result = bench(engines, tmp_path / "out", on, short(1), conditions=Conditions(keep_unstable=True))
+    assert any(flag.startswith("not the device named") for flag in result.flags)
+    assert result.target == {"name": "jetson-nano", "verified_on_hardware": False}
+
+
+def throttling(monkeypatch: pytest.MonkeyPatch, *, live: int = 0) -> None:
+    """A device whose counter grows with every look at it."""
+    original, looks = AgentSession.request, [0]
+
+    def request(self: AgentSession, op: str, **fields: Any) -> dict[str, Any]:
+        answer = original(self, op, **fields)
+        if op == "state":
+            looks[0] += 1
+            answer["throttle"] = {
+                "oc1": {"kind": "count", "value": looks[0], "fatal": True, "source": "/sys/x"},
+                "hot": {"kind": "live", "value": live, "fatal": True, "source": "/sys/y"},
+            }
+        return answer
+
+    monkeypatch.setattr(AgentSession, "request", request)
+
+
+def test_a_run_in_which_the_device_throttled_is_no_record(
+    engines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throttling(monkeypatch)
+    for keep in (False, True):
+        out = tmp_path / str(keep)
+        result = verbs.bench(engines, out, on=ONE, pace=short(), conditions=Conditions(keep_unstable=keep))
+        assert not result.valid
+        assert "oc1" in result.unstable[0]
+        assert set(result.unstable) <= set(result.reasons)
+        records = read_records(out / "records.jsonl")
+        assert bool(records) == keep
+        assert all(not one.valid and "oc1" in one.reasons[0] for one in records if one.kind == "latency")
+        data = json.loads((out / "bench.json").read_text())
+        if keep:
+            requests.check_usable(data)
+        else:
+            with pytest.raises(errors.MeasurementError, match="oc1"):
+                requests.check_usable(data)
+
+
+def test_a_device_that_throttles_already_is_refused(
+    engines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throttling(monkeypatch, live=1)
+    with pytest.raises(errors.MeasurementError, match="slowed down"):
+        bench(engines, tmp_path / "out", ONE, short())
+
+
+def test_records_say_what_makes_them_true(engines: dict[str, Path], tmp_path: Path) -> None:
+    asked = {
+        "conditions": Conditions(keep_unstable=True),
+        "command": "toolchain bench",
+        "extras": Extras(picture=Picture(None, 40, 50)),
+    }
+    verbs.bench(engines, tmp_path / "out", on=ONE, pace=whole_pace(), **asked)
+    records = read_records(tmp_path / "out" / "records.jsonl")
+    assert [(one.subject, one.kind) for one in records] == [
+        (label, kind) for label in ("one", "two") for kind in ("latency", "end_to_end", "size")
+    ]
+    latency = records[3]
+    assert latency.subject_sha256 == file_sha256(engines["two"])
+    assert latency.versions["onnxruntime"] == latency.extra["runtime_version"]
+    assert latency.samples_path == "samples/two.json"
+    assert latency.state_before["boot_id"]
+    assert latency.state_after["boot_id"]
+    assert latency.extra["command"] == "toolchain bench"
+    assert latency.extra["pace"]["name"] == "quick"
+    assert latency.extra["settings"]["threads"] == 1
+    assert latency.extra["speedup"]["rounds"] == 6
+    assert records[4].samples_path == "end-to-end/two.json"
+    assert records[4].extra["picture_shape"] == [40, 50, 3]
+
+
+@pytest.mark.parametrize(("more", "code"), [([], 10), (["--keep-unstable"], 0)])
+def test_exit_code_tells_whether_to_use_it(
+    engines: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    more: list[str], code: int,
+) -> None:  # fmt: skip
+    """Two rounds cannot pass the control."""
+    words = f"bench one={engines['one']} --profile quick --rounds 2 --runs 2 --out {tmp_path / 'out'} --json --wait 60".split()
+    monkeypatch.setattr("sys.argv", ["toolchain", *words, *more])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr()
+    assert (ended.value.code or 0) == code
+    assert json.loads(shown.out)["valid"] is False
+    assert ("must not be used" in shown.err) == (code == 10)
+    assert json.loads(shown.out)["command"].startswith("toolchain bench one=")
+
+
+def test_accuracy_needs_a_data_set(
+    engines: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["toolchain", "bench", str(engines["one"]), "--accuracy"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "--data" in capsys.readouterr().err
