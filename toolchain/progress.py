@@ -38,7 +38,8 @@ class Task:
         if now - self._last >= PLAIN_EVERY_S and 0 < self.done < self.total:
             self._last = now
             left_s = (now - self._start) / self.done * (self.total - self.done)
-            console.print(f"  {self.title}: {self.done}/{self.total} {self.unit}, {left_s:.0f} s left {note}".rstrip())
+            line = f"  {self.title}: {self.done}/{self.total} {self.unit}, {left_s:.0f} s left {note}"
+            console.print(line.rstrip(), markup=False)
 
     def finish(self) -> None:
         """Take the bar away."""
@@ -60,7 +61,7 @@ def task(title: str, total: int, unit: str = "") -> Iterator[Task]:
 
 def note(text: str) -> None:
     """One line for the reader."""
-    console.print(_spoken(text))
+    console.print(_spoken(text), markup=False)
 
 
 @contextmanager
@@ -84,8 +85,9 @@ def _open_display() -> Progress | None:
     with _lock:
         if _live is None and sys.stderr.isatty():
             _live = Progress(
-                TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True,
+                TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=console,
+                transient=True,
             )  # fmt: skip
             _live.start()
         _users += _live is not None

@@ -188,6 +188,19 @@ def test_a_line_that_names_the_host_already_is_left_alone(capsys: pytest.Capture
     assert progress._spoken("alone") == "alone"
 
 
+def test_text_of_a_device_is_no_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(stderr=True, width=200)
+    monkeypatch.setattr(progress, "console", console)
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    with progress.speaker("[fe80::1]:22"), progress.task("Timing [/bold]", total=2) as task:
+        task.advance(note="[/x]")
+        progress.note("held by [/dev/video0]")
+    said = capsys.readouterr().err
+    assert "[fe80::1]:22: Timing [/bold]: 1/2" in said
+    assert "[/x]" in said
+    assert "[fe80::1]:22: held by [/dev/video0]" in said
+
+
 def samples(out: Path) -> dict[str, Any]:
     """Everything measured so far."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((out / "samples").glob("*.json"))}
