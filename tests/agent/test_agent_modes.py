@@ -94,7 +94,7 @@ def test_journal_of_another_machine_in_a_shared_home(orin: Path, tmp_path: Path,
     path = journal.place(str(orin), str(tmp_path))
     monkeypatch.setattr(journal.platform, "node", lambda: "another")
     assert journal.place(str(orin), str(tmp_path)) != path
-    assert journal.heal(str(orin), str(tmp_path)) is None
+    assert journal.heal_unless_held(str(orin), str(tmp_path)) is None
 
 
 def test_lock_survives_that_its_file_is_taken_away(tmp_path: Path) -> None:

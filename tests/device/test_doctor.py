@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.device.test_stability import clock, sign, state
 from tests.lab.fake import boards
+from tests.lab.sshd import Sshd
 from toolchain import errors
 from toolchain.device import ailments, lock
 from toolchain.device.clock_offset import ClockOffset
@@ -139,6 +140,14 @@ def test_mode_that_was_left_is_put_back(board: Callable[[str], Path]) -> None:
     assert exam.state.power_mode is not None
     assert exam.state.power_mode.name == "15W"
     assert examine().healed is None
+
+
+def test_over_ssh(board: Callable[[str], Path], dev: Sshd) -> None:
+    board("agx-orin")
+    exam = examine("dev")
+    assert (exam.host, exam.target) == ("dev", "jetson-agx-orin-64gb")
+    assert abs(exam.clock.unix_s) <= exam.clock.error_s + 0.001
+    assert "on dev: sudo jetson_clocks" in page(exam)
 
 
 def test_command(board: Callable[[str], Path]) -> None:

@@ -15,9 +15,12 @@ import pytest
 from tests.lab.fake import boards
 from tests.lab.sshd import Sshd
 from toolchain import errors
+from toolchain.device.conditions import AS_IT_IS
 from toolchain.device.messages import check
 from toolchain.device.modes import heal, names, power_mode, resolve
+from toolchain.device.prepared import prepared
 from toolchain.device.remote import connect
+from toolchain.device.settings import HERE
 from toolchain.device.state_messages import State
 from toolchain.device.target import load_target
 
@@ -219,9 +222,19 @@ with connect(sys.argv[1]) as device, power_mode(device, None, "MAXN_SUPER", pin=
 """
 
 
-def test_killed_host(board: Callable[[str], Path], tmp_path: Path) -> None:
+def test_cut_link(board: Callable[[str], Path], dev: Sshd, tmp_path: Path) -> None:
     root = board("orin-nano")
-    with subprocess.Popen([sys.executable, "-c", HOST, "local"], stdout=subprocess.PIPE) as host:
+    with connect("dev") as device, pytest.raises(errors.DeviceError), power_mode(device, None, "25W", pin=True):  # noqa: PT012
+        assert mode(root) == 1
+        dev.cut()
+    assert soon(lambda: left(tmp_path / "cache") == [])
+    assert mode(root) == 0
+
+
+@pytest.mark.parametrize("where", ["local", "dev"])
+def test_killed_host(board: Callable[[str], Path], dev: Sshd, tmp_path: Path, where: str) -> None:
+    root = board("orin-nano")
+    with subprocess.Popen([sys.executable, "-c", HOST, where], stdout=subprocess.PIPE) as host:
         assert host.stdout is not None
         assert host.stdout.readline() == b"in\n"
         assert mode(root) == 2
@@ -231,13 +244,34 @@ def test_killed_host(board: Callable[[str], Path], tmp_path: Path) -> None:
     assert text(root, f"{GPU}/min_freq") == "306000000"
 
 
-def test_cut_link(board: Callable[[str], Path], dev: Sshd, tmp_path: Path) -> None:
+def test_frozen_host(board: Callable[[str], Path], dev: Sshd, tmp_path: Path) -> None:
     root = board("orin-nano")
-    with connect("dev") as device, pytest.raises(errors.DeviceError), power_mode(device, None, "25W", pin=True):  # noqa: PT012
-        assert mode(root) == 1
-        dev.cut()
-    assert soon(lambda: left(tmp_path / "cache") == [])
+    short = "import toolchain.device.modes as m\nm.LEASE_S, m.BEAT_S = 1.5, 0.2"
+    with subprocess.Popen([sys.executable, "-c", short + HOST, "dev"], stdout=subprocess.PIPE) as host:
+        try:
+            assert host.stdout is not None
+            assert host.stdout.readline() == b"in\n"
+            assert not soon(lambda: mode(root) != 2, 3.0)  # it is heard, so the mode stays
+            host.send_signal(signal.SIGSTOP)
+            assert soon(lambda: left(tmp_path / "cache") == [])
+        finally:
+            host.kill()
     assert mode(root) == 0
+
+
+def test_benchmark_without_a_mode_puts_back_what_was_left(board: Callable[[str], Path]) -> None:
+    root = board("orin-nano")
+    with connect("local") as device:
+        with device.session() as session:
+            session.request("set_mode", timeout_s=60, name="25W", who="ann@desk")
+            boards.put(root, f"{boards.STATE}/refuse", "")
+            session.request("restore_mode", timeout_s=60)
+        with pytest.raises(errors.PowerModeError, match="what ann@desk left cannot be put back"):  # noqa: SIM117
+            with power_mode(device, None, "MAXN_SUPER"):
+                pytest.fail("entered")
+        (root / boards.STATE / "refuse").unlink()
+        with prepared(device, HERE, None, AS_IT_IS):
+            assert mode(root) == 0
 
 
 def test_second_session_is_told(board: Callable[[str], Path]) -> None:

@@ -34,7 +34,7 @@ def clean(job):
     Returns:
         folder, files and bytes removed by kind, and names that were left because they are not the agent's.
     """
-    journal.heal(job.root, job.cache, 0.0)  # else what says how to put the power mode back would stay, or be lost
+    journal.heal_unless_held(job.root, job.cache)  # else what says how to put the power mode back would stay, or be lost
     removed = {}
     for name in OWN:
         path = os.path.join(job.cache, name)

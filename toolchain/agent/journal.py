@@ -56,12 +56,18 @@ def lock(path, wait_s):
 
 
 def load(path):
-    """The journal, or None where there is none. One that is damaged cannot come about: it is replaced as a whole."""
+    """The journal, or None where there is none.
+
+    Raises:
+        ValueError: it is damaged, which a crash alone cannot do: it is replaced as a whole.
+    """
     try:
         with open(path) as stream:
             return json.load(stream)
     except IOError:
         return None
+    except ValueError as error:
+        raise ValueError("%s is damaged (%s): look at the power mode, then remove the file" % (path, error)) from error
 
 
 def save(path, journal):
@@ -193,26 +199,30 @@ def put_back(root, path, journal):
     return problems, commands
 
 
-def heal(root, cache, wait_s=20.0):
-    """Put back what an unclean end left. Nothing happens while a living agent holds the mode.
+def heal(root, path):
+    """Put back what an unclean end left; only for the holder of the lock.
 
     Returns:
         None where there was nothing to do, else {"asked", "who", "since_unix", "problems", "commands"}.
     """
-    path = place(root, cache)
-    if not os.path.exists(path):
+    left = load(path)
+    if left is None:
         return None
-    held = lock(path, wait_s)
+    problems, commands = put_back(root, path, left)
+    about = {name: left[name] for name in ("asked", "who", "since_unix")}
+    return dict(about, problems=problems, commands=commands)
+
+
+def heal_unless_held(root, cache):
+    """The same, unless a living process has the lock: it puts back by itself."""
+    path = place(root, cache)
+    held = lock(path, 0.0) if os.path.exists(path) else None
     if held is None:
         return None
     try:
-        journal = load(path)
-        if journal is None:
-            return None
-        problems, commands = put_back(root, path, journal)
-        if not problems:
+        healed = heal(root, path)
+        if healed is None or not healed["problems"]:
             tidy(path)
-        about = {name: journal[name] for name in ("asked", "who", "since_unix")}
-        return dict(about, problems=problems, commands=commands)
+        return healed
     finally:
         os.close(held)

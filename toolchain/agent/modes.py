@@ -160,11 +160,15 @@ def set_mode(job):
     answer = {"before": None, "now": None, "refused": None, "command": None, "healed": None}
     if "mode" in job.memory:
         return dict(answer, refused="this session keeps a power mode already")
-    answer["healed"] = journal.heal(root, job.cache)
     path = journal.place(root, job.cache)
     held = journal.lock(path, 20.0)
     if held is None:
         return dict(answer, refused="another session keeps the power mode of this device")
+    healed = answer["healed"] = journal.heal(root, path)
+    if healed is not None and healed["problems"]:  # a new journal would lose the old one's way back
+        os.close(held)
+        why = "what %s left cannot be put back: %s" % (healed["who"], "; ".join(healed["problems"]))
+        return dict(answer, refused=why, command="; ".join(healed["commands"]))
     about = {
         "token": uuid.uuid4().hex, "boot_id": sysfs.boot_id(root), "since_unix": time.time(), "steps": [],
         "asked": name or "clocks held", "who": str(job.request.get("who"))[:500],
@@ -210,4 +214,4 @@ def restore_mode(job):
 
 def heal(job):
     """Put back what an agent left that ended uncleanly; nothing while a living one holds it."""
-    return {"healed": journal.heal(job.root, job.cache, 5.0)}
+    return {"healed": journal.heal_unless_held(job.root, job.cache)}
