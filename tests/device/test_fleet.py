@@ -230,6 +230,13 @@ def test_a_dead_board_costs_only_its_own_result(
     assert not any("the same device" in why for row in found["rows"] for why in row["why"])
 
 
+def test_several_hosts_are_examined(dev: Sshd) -> None:
+    found, error = verbs.examine(["dev", "nobody.invalid"], python=sys.executable)
+    assert "no such host name" in str(error)
+    assert found[0]["result"]["probe"]["arch"]
+    assert found[1]["result"] is None
+
+
 def test_the_command(dev: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
     """One JSON object, the code of a failed device, and the other's result on disk."""
     words = [sys.executable, "-m", "toolchain", "bench", *(f"{name}={path}" for name, path in engines.items()), "--json"]

@@ -32,21 +32,29 @@ def targets(
 
 @app.command()
 def doctor(
-    host: Annotated[str, typer.Argument(help="local, user@addr[:port], or a Host of your ssh config")] = "local",
+    hosts: Annotated[
+        list[str] | None, typer.Argument(metavar="[HOST]...", help="local (default), user@addr[:port] or a Host")
+    ] = None,
     target: Annotated[str | None, typer.Option("--target", help="what it ought to be; default: the target that fits")] = None,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
     """What a host is and whether a measurement there can be trusted, with the commands that mend it. Exit code 10: not fit."""
-    from toolchain.device.doctor import examine
+    from toolchain import verbs
     from toolchain.errors import MeasurementError
     from toolchain.progress import console
     from toolchain.report.doctor_page import doctor_page
 
-    exam = examine(host, target, python=python)
-    if as_json:
-        typer.echo(json.dumps(exam.to_json()))
-    else:
-        console.print(doctor_page(exam.to_json()))
-    if not exam.fit:
+    found, error = verbs.examine(hosts or ["local"], target=target, python=python)
+    exams = [one["result"] for one in found if one["result"]]
+    if as_json and len(found) > 1:
+        typer.echo(json.dumps({"devices": found}))
+    for exam in exams:
+        if not as_json:
+            console.print(doctor_page(exam))
+        elif len(found) == 1:
+            typer.echo(json.dumps(exam))
+    if error is not None:
+        raise error
+    if not all(exam["fit"] for exam in exams):
         raise typer.Exit(MeasurementError.exit_code)

@@ -3,7 +3,7 @@
 from toolchain.pruning.prune import PruneRequest, explain, prune
 from toolchain.pruning.sensitivity import sensitivity
 from toolchain.verbs.accuracy import evaluate, quantize
-from toolchain.verbs.devices import deploy, deployed, describe_model, rollback
+from toolchain.verbs.devices import deploy, deployed, describe_model, examine, rollback
 from toolchain.verbs.engines import bench, build, profile
 from toolchain.verbs.fleets import FLEET, attach_results, bench_fleet, bundles_of
 from toolchain.verbs.networks import export, finetune, sensitivity_page
@@ -21,6 +21,7 @@ __all__ = [
     "deployed",
     "describe_model",
     "evaluate",
+    "examine",
     "explain",
     "export",
     "finetune",

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolchain import progress
 from toolchain.device import deploy as deploying
-from toolchain.device import fleet
+from toolchain.device import doctor, fleet
 from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 
@@ -33,6 +33,14 @@ def deploy(
     outcomes = fleet.run_on(hosts, lambda host: deploying.deploy(bundle, replace(on, host=host), to=to, name=name), done=say)
     results = [one.to_json(one.value.model_dump() if one.value else None) for one in outcomes]
     return results, fleet.failed(outcomes)
+
+
+def examine(
+    hosts: Sequence[str], *, target: str | None = None, python: str | None = None
+) -> tuple[list[dict[str, Any]], Exception | None]:
+    """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`."""
+    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python))
+    return [one.to_json(one.value.to_json() if one.value else None) for one in outcomes], fleet.failed(outcomes)
 
 
 def rollback(place: str, *, on: On = HERE, to: str = deploying.FOLDER) -> dict[str, Any]:
