@@ -1,0 +1,106 @@
+"""How well the latency of plans nobody has timed is told: the model of whole engines against the sum of single layers.
+
+    python benchmarks/08_latency_model.py --model best.pt --data data.yaml --imgsz 320 --precision int8 --out runs/latency
+
+Both learn from the same device; both are judged on held-out plans timed afterwards in the same session. Timings already in the
+store of this device are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+from common import save
+
+from toolchain import progress
+from toolchain.device.probe import probe
+from toolchain.device.profile import profile
+from toolchain.device.settings import On
+from toolchain.device.sweep import steady
+from toolchain.device.target import load_target
+from toolchain.export.resize import resize
+from toolchain.pruning.prune import analyse
+from toolchain.report.layer_times import place
+from toolchain.selection import latency
+from toolchain.selection.sampling import spread_plans
+from toolchain.selection.shapes import engine_convs, engine_sizes
+from toolchain.selection.store import folder_of
+from toolchain.selection.strategies import Ask, allowed_widths
+from toolchain.selection.table import learn_table
+from toolchain.selection.timed import Timed, dense_ms
+from toolchain.verbs.selecting import dense_engine
+from toolchain.yolo.checkpoint import load_model
+
+PROFILED = 30
+HELD_OUT_SEED = 10_000
+
+
+def profiles_of(timed: Timed, plans: list[dict[str, int]], imgsz: int) -> list[dict[str, float]]:
+    """Layer times of the plans' engines, ms: fastest run of each node, summed by the layer it belongs to."""
+    layers = {name.removesuffix(".conv"): name for name in engine_convs(timed.network)}
+    model, path, found = onnx.load(timed.dense), timed.folder / "profiled.onnx", []
+    with progress.task("Profiling", total=len(plans), unit="engines") as task:
+        for plan in plans:
+            onnx.save(resize(model, engine_sizes(timed.network, plan)), path)
+            times: dict[str, float] = {}
+            for node in profile(path, timed.on, imgsz=imgsz):
+                layer = place(node, layers, None).layer
+                name = layers.get(layer, f"rest: {layer}")
+                times[name] = times.get(name, 0.0) + node.min_ms
+            found.append(times)
+            task.advance()
+    path.unlink()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--precision", default="int8", choices=["fp32", "int8"])
+    parser.add_argument("--host", default="local")
+    parser.add_argument("--target", default="host-cpu")
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--held-out", type=int, default=40)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    on, started = On(args.host, target=args.target), time.monotonic()
+    network = analyse(load_model(args.model), args.imgsz)[1]
+    dense = dense_engine(args.model, args.out, data=args.data, imgsz=args.imgsz, precision=args.precision, on=on)
+    timed = Timed(network, dense, folder_of(network, args.imgsz, args.precision, probe(args.host), on), on)
+    ask = Ask(align=load_target(args.target).channel_alignment)
+    options = {g.name: allowed_widths(g, ask) for g in network.free}
+    known = steady(timed.times(spread_plans(options, args.samples, 0)))
+    fresh = steady(timed.times(spread_plans(options, args.held_out, HELD_OUT_SEED)))
+    timed_s = time.monotonic() - started
+    model = latency.fit(network, [t.about["widths"] for t in known], [t.ratio for t in known])
+    layers = profiles_of(timed, [t.about["widths"] for t in known[:PROFILED]], args.imgsz)
+    table = learn_table(network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.block)
+    measured = np.array([t.ratio for t in fresh])
+    plans = [t.about["widths"] for t in fresh]
+    whole = table.at({g: max(w) for g, w in options.items()})
+    result = {
+        "model": asdict(latency.quality(np.array([model.cost.at(p) for p in plans]), measured)),
+        "table-sum": asdict(latency.quality(np.array([table.at(p) / whole for p in plans]), measured)),
+        "self-reported": asdict(model.held_out), "block": model.cost.block, "ridge": model.ridge,
+        "dense_ms": dense_ms(known), "timing_error_median": float(np.median([t.error for t in fresh])),
+        "unsteady": args.samples + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
+        "predicted": [model.cost.at(p) for p in plans], "measured": measured.tolist(),
+    }  # fmt: skip
+    save(
+        f"latency-model-{args.precision}",
+        result,
+        {k: str(v) for k, v in vars(args).items() if k in ("imgsz", "precision", "samples", "held_out", "host")},
+    )
+    for name in ("model", "table-sum"):
+        print(name, result[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The usual way to predict latency, kept for comparison: a table of single layers, summed.
+
+Each convolution's time comes from the profiles of whole engines, as a function of its own inputs and outputs; what lies between
+layers (concats, copies, decoding) is their mean. A sum knows nothing of what layers do to each other, which is what
+`latency.fit` learns from whole engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from toolchain.pruning.groups import Network
+from toolchain.selection import cost as costs
+from toolchain.selection.cost import Cost, Linear
+
+Times = Mapping[str, float]  # layer -> ms of one engine
+
+
+def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int) -> Cost:
+    """Predicted milliseconds of a plan.
+
+    Args:
+        plans: those that were profiled.
+        profiles: for each, convolution (module path) -> ms; every other key is between layers.
+        block: widths count rounded up to it.
+    """
+    sides = costs.sides(network)
+    rule = Cost(block)
+    padded = [{g: float(rule.padded(w)) for g, w in plan.items()} for plan in plans]
+    constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
+    terms: list[tuple[float, Linear]] = []
+    products: list[tuple[float, Linear, Linear]] = []
+    for name, (reads, writes) in sides.items():
+        own = np.array([one.get(name, 0.0) for one in profiles])
+        a, b, c, d = _layer(np.array([[reads.at(p), writes.at(p)] for p in padded]), own)
+        constant += d
+        terms += [(a, reads), (b, writes)]
+        products.append((c, reads, writes))
+    return costs.total(block, constant, terms, products)
+
+
+def _layer(sizes: Any, times: Any) -> tuple[float, float, float, float]:
+    """Milliseconds per input, per output, per pair, and of the call itself; none negative."""
+    from scipy.optimize import nnls
+
+    columns = np.column_stack([sizes[:, 0], sizes[:, 1], sizes[:, 0] * sizes[:, 1], np.ones(len(sizes))])
+    scale = np.maximum(columns.max(axis=0), 1e-12)
+    found = nnls(columns / scale, times)[0] / scale
+    return float(found[0]), float(found[1]), float(found[2]), float(found[3])
