@@ -93,11 +93,8 @@ def main() -> None:
         "unsteady": args.samples + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
         "predicted": [model.cost.at(p) for p in plans], "measured": measured.tolist(),
     }  # fmt: skip
-    save(
-        f"latency-model-{args.precision}",
-        result,
-        {k: str(v) for k, v in vars(args).items() if k in ("imgsz", "precision", "samples", "held_out", "host")},
-    )
+    config = {key: str(vars(args)[key]) for key in ("imgsz", "precision", "samples", "held_out", "host")}
+    save(f"latency-model-{args.precision}", result, config)
     for name in ("model", "table-sum"):
         print(name, result[name])
 
