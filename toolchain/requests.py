@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolchain.config import PruneSection, RunConfig, SelectSection, TrainSection, read_toml
 from toolchain.errors import ConfigError, MeasurementError, RunFolderError, UsageError
 from toolchain.pruning.prune import PruneRequest
 from toolchain.selection.budget import parse_budgets
 from toolchain.stage import read_json
+
+if TYPE_CHECKING:
+    from toolchain.device.energy_request import EnergyRequest
 
 
 def train_settings(section: TrainSection, seed: int) -> Any:
@@ -143,7 +146,7 @@ def labelled(engines: Sequence[str]) -> dict[str, Path]:
 
 
 def bench_request(
-    *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: bool, power_mode: str | None,
+    *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: EnergyRequest | None, power_mode: str | None,
     pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Flags -> what `verbs.bench` is asked beside engines and device.
@@ -153,19 +156,26 @@ def bench_request(
     """
     from toolchain.device.bench import Extras
     from toolchain.device.conditions import Conditions
-    from toolchain.device.energy_request import EnergyRequest
     from toolchain.device.pace import pace_of
 
     if accuracy and data is None:
         raise UsageError("accuracy needs a data set", fix="--data DATA.yaml")
-    usual = EnergyRequest(profile="report" if profile == "report" else "search")
     return {
         "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None),
-        "extras": Extras(energy=usual if energy else None),
+        "extras": Extras(energy=energy),
         "conditions": Conditions(power_mode, pin_clocks, keep_unstable),
         "accuracy": accuracy,
         "data": data,
     }
+
+
+def energy_request(profile: str, meter: str | None, meter_scope: Any, repeats: int) -> EnergyRequest:
+    """Flags -> how energy is measured: as long as a report is, or in the shorter phases of a search."""
+    from toolchain.device.energy_request import EnergyRequest
+
+    if meter_scope not in ("ac_wall", "dc_input"):
+        raise UsageError("not what an external meter can see", got=meter_scope, fix="ac_wall or dc_input")
+    return EnergyRequest("report" if profile == "report" else "search", meter, meter_scope, repeats)
 
 
 def check_usable(bench: Mapping[str, Any]) -> None:

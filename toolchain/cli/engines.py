@@ -64,6 +64,11 @@ def bench(
     data: MaybeData = None,
     split: Split = "val",
     energy: Annotated[bool, typer.Option("--energy", help="energy of an inference too")] = False,
+    meter: Annotated[
+        str | None, typer.Option("--meter", help="csv:PATH, http:URL#path or command:WORDS; else the target's")
+    ] = None,
+    meter_scope: Annotated[str, typer.Option("--meter-scope", help="what the meter sees: ac_wall or dc_input")] = "ac_wall",
+    energy_repeats: Annotated[int, typer.Option("--energy-repeats", help="windows of every engine; 6 give an interval")] = 3,
     power_mode: Annotated[str | None, typer.Option("--power-mode", help="run in this mode, then put the old one back")] = None,
     pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
@@ -88,7 +93,8 @@ def bench(
     places = hosts or ["local"]
     on = On(host=places[0], provider=provider, threads=threads, python=python, target=target, wait_s=wait)
     asked = requests.bench_request(
-        profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, energy=energy, power_mode=power_mode,
+        profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
+        energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
     )  # fmt: skip
     asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}

@@ -120,7 +120,7 @@ def bench(
                 p50 = {one.label: float(np.median(np.concatenate(one.by_round()))) for one in alone}
                 found = energy.measure(
                     device, engines, out / "energy", extras.energy, target=target, fields=on.engine_fields(), latency_p50_ms=p50,
-                    imgsz=imgsz, timeout_s=timeout_s,
+                    imgsz=imgsz, timeout_s=timeout_s, on_phase=lambda name: progress.note(f"  energy on {device.name}: {name}"),
                 )  # fmt: skip
                 log.measured_energy({label: result.to_json() for label, result in found.items()})
             log.end(watcher, pace.post_s)
