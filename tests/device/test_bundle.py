@@ -243,6 +243,18 @@ def test_infer_refuses_a_changed_engine(own: Path) -> None:
     assert "engine.onnx was changed" in done.stderr
 
 
+def test_infer_without_the_runtime(own: Path) -> None:
+    words = [
+        sys.executable,
+        "-c",
+        "import runpy, sys; sys.modules['onnxruntime'] = None; runpy.run_path(sys.argv[1], run_name='__main__')",
+    ]
+    done = subprocess.run([*words, str(own / "infer.py"), "x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "infer.py: ImportError: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_infer_needs_only_what_a_board_has() -> None:
     pytest.importorskip("vermin")
     code = "import vermin; vermin.main()"

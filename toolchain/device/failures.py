@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
     "disk_full": (errors.DiskFullError, "no space left on the device", "free some space there and try again"),
     "upload": (ProtocolError, "a file did not arrive whole", "try again; check the link if it happens twice"),
     "engine": (DeviceError, "the device cannot use this engine", "check the runtime version and the export"),
-    "deploy": (errors.DeployError, "the deployment was not made", ""),
+    "deploy": (errors.DeployError, "nothing was put into service", ""),
     "smoke": (errors.DeployError, "the bundle fails its trial there", "build it on that device: toolchain build --host"),
     "busy": (errors.DeviceBusyError, "somebody else is at work there", "wait for them and try again"),
     "sensor": (DeviceError, "a power sensor cannot be read", "see toolchain doctor for what is readable"),

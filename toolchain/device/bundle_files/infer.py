@@ -148,6 +148,7 @@ def suppress(output, min_score, iou, most):
 
 
 def open_onnxruntime(path, settings):
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it writes into the home folder otherwise
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -241,6 +242,9 @@ def main():
     except (BundleError, OSError) as error:
         sys.stderr.write("infer.py: %s\n" % error)
         return 2
+    except ImportError as error:
+        sys.stderr.write("infer.py: ImportError: %s (manifest.json says which runtime the bundle needs)\n" % error)
+        return 3
     return 0
 
 
