@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tinynet
-from tests.lab.sshd import Sshd, start_sshd, stop_sshd
+from tests.lab.sshd import Sshd, start_sshd
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def noisy_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     shout = "ForceCommand echo Welcome; echo '{\"id\": 1}'; printf 'last login: '; eval \"$SSH_ORIGINAL_COMMAND\""
     server = start_sshd(tmp_path_factory.mktemp("noisy") / "d", shout)
     yield server
-    stop_sshd(server)
+    server.end()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.device import Device, descendants, end, free_port, process_name, send, wait_for_server
+from tests.lab.device import Device, descendants, free_port, send, wait_for_server
 from tests.lab.require import cannot, needs_linux, needs_programs, needs_root
 from tests.lab.sshd import PDEATHSIG, find_sshd, write_settings
 
@@ -23,7 +23,7 @@ class Box(Device):
 
     def _inside(self) -> list[int]:
         for pid in descendants(self.process.pid):
-            if process_name(pid) == "sshd":
+            if _is_first(pid):
                 return [pid, *descendants(pid)]
         return []
 
@@ -88,8 +88,14 @@ def start_box(
     return box
 
 
-def stop_box(box: Box) -> None:
-    end(box)
+def _is_first(pid: int) -> bool:
+    """Whether the process is number 1 of a pid namespace."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    numbers = status.partition("NSpid:")[2].split("\n")[0].split()
+    return len(numbers) > 1 and numbers[-1] == "1"
 
 
 def can_make_boxes(tier: str) -> None:

@@ -69,15 +69,20 @@ set_limits() {
 child=
 clean_up() {
   trap '' TERM INT HUP
-  [ -z "$child" ] || { kill -KILL "$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true; }   # --kill-child takes the rest
-  local g
+  local first g
+  if [ -n "$child" ]; then                  # the end of the first process takes all others with it, and is waited for by unshare
+    first=$(cat "/proc/$child/task/$child/children" 2>/dev/null || true)
+    kill -KILL ${first:-"$child"} 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  fi
   for g in ${groups[@]+"${groups[@]}"}; do for _ in {1..50}; do rmdir "$g" 2>/dev/null && break; sleep 0.05; done; done
 }
 
 if [ "${1:-}" = --inside ]; then
-  if [ -n "${BINFMT:-}" ] && [ -z "${MAPPED:-}" ]; then   # who is nobody yet lost its rights when it was executed: once more, as root
+  # who was nobody yet lost its rights when it was executed: once more, as root; with them comes the loss of --kill-child, set again
+  if [ -n "${BINFMT:-}" ] && [ -z "${MAPPED:-}" ]; then
     until [ "$(id -u)" = 0 ]; do sleep 0.01; done
-    MAPPED=1 exec "$0" "$@"
+    MAPPED=1 exec setpriv --pdeathsig KILL -- "$0" "$@"
   fi
   shift; inside "$@"
 fi

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,16 @@ def cached(name: str, *parts: str | Path, build: Callable[[Path], None]) -> Path
             partial.mkdir()
             build(partial)
             partial.rename(folder)
+            _forget(root, name)
+        os.utime(folder)
     return folder
+
+
+def _forget(root: Path, name: str) -> None:
+    """Take away what was built before and has not been used for a week."""
+    for old in root.glob(f"{name}-*"):
+        if old.stat().st_mtime < time.time() - 7 * 86400:
+            shutil.rmtree(old)
 
 
 def step(*command: str | Path) -> None:

@@ -42,7 +42,7 @@ class Device:
 
     def run(self, command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A shell command there, by the system's own ssh client; a death by a signal is 128 + its number."""
-        words = ["ssh", "-F", str(self.config), "-o", "BatchMode=yes", "dev", f"{command}; exit $?"]
+        words = ["ssh", "-F", str(self.config), "-o", "BatchMode=yes", "dev", f"{command}\nexit $?"]
         return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout_s)
 
     def client(self, name: str, **changes: str) -> Path:
@@ -73,6 +73,16 @@ class Device:
         send(signal.SIGKILL, pids)
         return pids
 
+    def end(self) -> None:
+        """End it, politely: its process ends what it started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
     def _inside(self) -> list[int]:
         return [self.process.pid, *descendants(self.process.pid)]
 
@@ -99,7 +109,18 @@ def process_name(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     name, _, rest = text.partition("(")[2].rpartition(")")
-    return None if rest.split()[0] in "ZX" else name
+    if rest.split()[0] in "ZX":
+        return None
+    return _emulated_program(pid) if name.startswith("aarch64-binfmt") else name
+
+
+def _emulated_program(pid: int) -> str | None:
+    """Name of the program that an emulator runs; its words are: emulator, path, then the program's own."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return Path(words[1].decode(errors="replace")).name if len(words) > 1 else None
 
 
 def send(number: signal.Signals, pids: Iterator[int] | set[int] | list[int]) -> None:
@@ -127,17 +148,5 @@ def wait_for_server(device: Device, seconds: float) -> None:
         if "Server listening" in device.log():
             return
         time.sleep(0.02)
-    end(device)
+    device.end()
     pytest.fail(f"the device did not start:\n{device.log()}")
-
-
-def end(device: Device) -> None:
-    """End the device's process, politely: it ends what it started."""
-    if device.process.poll() is None:
-        device.process.terminate()
-        send(signal.SIGCONT, [device.process.pid])
-    try:
-        device.process.wait(15)
-    except subprocess.TimeoutExpired:
-        device.process.kill()
-        device.process.wait(10)

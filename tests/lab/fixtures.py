@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.lab.arm import arm_making
-from tests.lab.box import Box, Making, start_box, stop_box
-from tests.lab.network import NetDevice, Network
-from tests.lab.sshd import Sshd, start_sshd, stop_sshd
+from tests.lab.box import Box, Making, start_box
+from tests.lab.machine import Machine, can_make_machines, start_machine
+from tests.lab.network import NetDevice, Network, boxes
+from tests.lab.sshd import Sshd, start_sshd
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """One for all tests."""
     server = start_sshd(tmp_path_factory.mktemp("sshd") / "d")
     yield server
-    stop_sshd(server)
+    server.end()
 
 
 @pytest.fixture
@@ -44,8 +45,7 @@ def make_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
     yield make
     for box in boxes:
-        box.thaw()
-        stop_box(box)
+        box.end()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def make_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
         def make(core: str = "cortex-a76", **fields: Any) -> Box:
             box = start_box(tmp_path / f"arm-{core}", arm_making(tmp_path, core, **fields), tier="C")
-            stack.callback(stop_box, box)
+            stack.callback(box.end)
             _own_disk(monkeypatch, box.config)
             return box
 
@@ -84,7 +84,8 @@ def make_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
         def make(count: int = 1, *, core: str | None = None, **fields: Any) -> Network:
             making = arm_making(tmp_path, core, **fields) if core else Making(**fields)
-            network = stack.enter_context(Network(tmp_path / "net", count, making))
+            network = stack.enter_context(Network(tmp_path / "net", count, boxes(making)))
+            stack.enter_context(network.entered())
             _own_disk(monkeypatch, network.config)
             return network
 
@@ -95,6 +96,24 @@ def make_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 def lab_net(make_net: Callable[..., Network]) -> NetDevice:
     """Tier B: one device behind a wire that can be hurt."""
     return make_net()[0]
+
+
+@pytest.fixture(scope="session")
+def machine_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """One machine for all tests."""
+    can_make_machines()
+    with Network(tmp_path_factory.mktemp("machine") / "net", 1, start_machine, "D") as network:
+        yield network
+
+
+@pytest.fixture
+def lab_machine(machine_network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """Tier D: a whole emulated machine behind a wire, switched on; mark its tests `machine`."""
+    machine: Machine = machine_network[0]
+    _own_disk(monkeypatch, machine_network.config)
+    with machine_network.entered():
+        machine.recover()
+        yield machine
 
 
 def _own_disk(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:

@@ -8,19 +8,23 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.lab.box import Box, Making, can_make_boxes, start_box, stop_box
+from tests.lab.box import Box, Making, can_make_boxes, start_box
 from tests.lab.require import cannot, needs_programs
 from tests.lab.sshd import client_settings
+
+if TYPE_CHECKING:
+    from tests.lab.machine import Machine
 
 WIRE = Path(__file__).with_name("wire.py")
 CLONE_NEWNET = 0x40000000
 PORT = 2222
+PERFECT: dict[str, float | bool] = {"delay_ms": 0.0, "jitter_ms": 0.0, "loss": 0.0, "rate_kbit": 0.0, "cut": False, "hole": False}
 TUN = Path("/dev/net/tun")
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -104,55 +108,63 @@ class NetDevice(Box, Wire):
     """A box at the other end of a wire."""
 
 
-class Network:
-    """Devices `dev` (also `dev1`), `dev2`, ...
+Start = Callable[[Path, str, str, int], "NetDevice | Machine"]  # folder, namespace, address, port -> a device that is up
 
-    Use as a context manager: inside it this thread, and every thread and process that it starts, is in the lab's network and can
-    reach nothing else.
+
+class Network:
+    """Devices `dev` (also `dev1`), `dev2`, ..., each behind its wire. Use as a context manager.
+
+    Attributes:
+        folder: holds everything, and `ssh_config` with a Host for each device.
     """
 
-    def __init__(self, folder: Path, count: int, making: Making) -> None:
-        self.folder, self._count, self._making = folder, count, making
-        self.devices: list[NetDevice] = []
+    def __init__(self, folder: Path, count: int, start: Start, tier: str = "B") -> None:
+        self.folder, self._count, self._start, self._tier = folder, count, start, tier
+        self.devices: list[Any] = []
 
     @property
     def config(self) -> Path:
         """ssh config with a Host for each device."""
         return self.folder / "ssh_config"
 
-    def __getitem__(self, number: int) -> NetDevice:
+    def __getitem__(self, number: int) -> Any:
         return self.devices[number]
 
     def __enter__(self) -> Network:
-        can_make_networks()
+        can_make_networks(self._tier)
         self.folder.mkdir(parents=True)
         with ExitStack() as stack:
-            wires = Wires(self._count, self.folder / "wire.log")
-            stack.callback(wires.close)
-            for number, namespace in enumerate(wires.namespaces["devices"], 1):
-                device = self._start(wires, number, namespace)
-                stack.callback(stop_box, device)
+            self._wires = Wires(self._count, self.folder / "wire.log")
+            stack.callback(self._wires.close)
+            hosts = []
+            for number, namespace in enumerate(self._wires.namespaces["devices"], 1):
+                device = self._start(self.folder / f"d{number}", namespace, f"127.231.{number}.2", PORT)
+                stack.callback(device.end)
+                device.wires, device.number = self._wires, number
                 self.devices.append(device)
-            hosts = [
-                client_settings(device.folder, device.address, device.port, "root", "dev dev1" if number == 1 else f"dev{number}")
-                for number, device in enumerate(self.devices, 1)
-            ]
+                names = "dev dev1" if number == 1 else f"dev{number}"
+                hosts.append(client_settings(device.folder, device.address, device.port, "root", names))
             self.config.write_text("".join(hosts))
-            stack.enter_context(inside(wires.namespaces["client"]))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for device in self.devices:
-            device.thaw()
         self._stack.close()
 
-    def _start(self, wires: Wires, number: int, namespace: str) -> NetDevice:
-        making = replace(self._making, network=namespace, name=f"edge-box-{number}")
-        box = start_box(self.folder / f"d{number}", making, address=f"127.231.{number}.2", port=PORT, tier="B")
-        device = NetDevice(box.folder, box.address, box.port, box.process, box.root)
-        device.wires, device.number = wires, number
-        return device
+    def entered(self) -> AbstractContextManager[None]:
+        """Meanwhile this thread, and every thread and process it starts, is in the lab's network and can reach nothing else."""
+        return inside(self._wires.namespaces["client"])
+
+
+def boxes(making: Making) -> Start:
+    """Network's devices are boxes."""
+
+    def start(folder: Path, namespace: str, address: str, port: int) -> NetDevice:
+        named = replace(making, network=namespace, name=f"{making.name}-{folder.name[1:]}")
+        box = start_box(folder, named, address=address, port=port, tier="B")
+        return NetDevice(box.folder, box.address, box.port, box.process, box.root)
+
+    return start
 
 
 @contextmanager
@@ -178,11 +190,11 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def can_make_networks() -> None:
+def can_make_networks(tier: str = "B") -> None:
     """Skip, or fail, where that is impossible."""
-    can_make_boxes("B")
-    needs_programs("B", ip="iproute2")
+    can_make_boxes(tier)
+    needs_programs(tier, ip="iproute2")
     try:
         os.close(os.open(TUN, os.O_RDWR))
     except OSError as error:
-        cannot("B", f"{TUN} cannot be opened: {error.strerror}")
+        cannot(tier, f"{TUN} cannot be opened: {error.strerror}")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.lab.device import Device, descendants, free_port, send, wait_for_server
+from tests.lab.device import Device, free_port, send, wait_for_server
 from tests.lab.require import find, needs_programs
 
 PDEATHSIG = ["setpriv", "--pdeathsig"]  # a child ends with the test runner, also when that is killed
@@ -17,6 +17,11 @@ PDEATHSIG = ["setpriv", "--pdeathsig"]  # a child ends with the test runner, als
 
 class Sshd(Device):
     """A real sshd on loopback, ours alone."""
+
+    def end(self) -> None:
+        """End it with everything it started: sessions outlive their server."""
+        send(signal.SIGKILL, self._inside())
+        self.process.wait(10)
 
     def cut(self) -> None:
         """Kill what serves the open connections, not the agents themselves."""
@@ -85,9 +90,3 @@ def start_sshd(folder: Path, *extra: str) -> Sshd:
         server = Sshd(folder, "127.0.0.1", port, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log))
     wait_for_server(server, 10)
     return server
-
-
-def stop_sshd(server: Sshd) -> None:
-    """End it with everything it started."""
-    send(signal.SIGKILL, [*descendants(server.process.pid), server.process.pid])
-    server.process.wait(10)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import product
-from tests.lab.network import PORT, NetDevice, Network
+from tests.lab.box import Making
+from tests.lab.network import PORT, NetDevice, Network, boxes
 from toolchain import errors
 from toolchain.device.remote import connect
 
@@ -122,10 +123,11 @@ def test_one_device_is_hurt_and_not_the_other(make_net: Callable[..., Network]) 
     assert network[1].count("hole") == 0
 
 
-def test_network_is_left_again(make_net: Callable[..., Network], tmp_path: Path) -> None:
-    outside = os.stat("/proc/thread-self/ns/net").st_ino
-    with pytest.MonkeyPatch.context():
-        network = make_net()
-        assert os.stat("/proc/thread-self/ns/net").st_ino != outside
-        network.__exit__()
-        assert os.stat("/proc/thread-self/ns/net").st_ino == outside
+def test_network_is_left_again(lab_net: NetDevice, tmp_path: Path) -> None:
+    ours = os.stat("/proc/thread-self/ns/net").st_ino
+    with Network(tmp_path / "other", 1, boxes(Making())) as other:
+        assert os.stat("/proc/thread-self/ns/net").st_ino == ours
+        with other.entered():
+            assert os.stat("/proc/thread-self/ns/net").st_ino != ours
+        assert os.stat("/proc/thread-self/ns/net").st_ino == ours
+    assert banner(lab_net).startswith(b"SSH-2.0")

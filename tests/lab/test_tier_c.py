@@ -6,9 +6,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.lab import product
 from tests.lab.box import Box
 from tests.lab.network import Network
+from toolchain import errors
+from toolchain.device.remote import connect
 
 
 def test_an_aarch64_device(lab_arm: Box, tmp_path: Path) -> None:
@@ -38,6 +42,18 @@ def test_sessions_run_on_the_core_that_was_asked_for(make_arm: Callable[..., Box
         bits[core] = int(auxiliary.split("AT_HWCAP:")[1].split()[0], 16)
     dot_products = 1 << 20
     assert [bool(bits[core] & dot_products) for core in ("cortex-a72", "cortex-a78ae")] == [False, True]
+
+
+def test_frozen_and_killed(lab_arm: Box) -> None:
+    with connect("dev") as device, device.session() as session:
+        lab_arm.freeze()
+        with pytest.raises(errors.RemoteTimeoutError):
+            session.request("state", timeout_s=0.5)
+        lab_arm.thaw()
+    with connect("dev") as device, device.session() as session:
+        assert len(lab_arm.kill("python")) == 1
+        with pytest.raises(errors.DeviceError, match="killed"):
+            session.request("state", timeout_s=60)
 
 
 def test_aarch64_device_behind_a_wire(make_net: Callable[..., Network]) -> None:
