@@ -95,8 +95,17 @@ def test_not_the_board_that_was_named(board: Callable[[str], Path]) -> None:
     assert any(finding.command == "toolchain doctor local --target jetson-orin-nano-8gb" for finding in exam.findings)
 
 
-def test_board_that_nobody_knows(board: Callable[[str], Path]) -> None:
+def test_this_machine_is_the_host_cpu_where_no_board_fits(board: Callable[[str], Path]) -> None:
     board("x86")
+    exam = examine()
+    assert exam.target == "host-cpu"
+    assert not exam.match.fits
+    assert "warning no target describes this device" not in shown(exam.findings)
+
+
+def test_board_that_nobody_knows(board: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    board("x86")
+    monkeypatch.setattr("toolchain.device.doctor._fitting", lambda *_, **__: None)  # as for a host that is not this machine
     exam = examine()
     assert exam.target is None
     wanted = {"warning no target describes this device", "warning the clocks can be neither read nor held"}

@@ -20,6 +20,7 @@ from toolchain.errors import DeviceBusyError
 
 PROBE_S = 60.0
 POWER_S = 0.3  # of reading each source
+OWN = "host-cpu"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def examine(host: str = "local", target: str | None = None, *, python: str | Non
         healed = modes.heal(session) if busy is None else None
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
         found = match.match(probe)
-        taken = asked or (load_target(found.best) if found.best else None)
+        taken = asked or _fitting(found, probe, own=device.name == "local")
         state = _state(session, taken)
         clock = clock_offset.measure(session)
         power = _power(session, taken) if taken is not None and busy is None else []
@@ -125,6 +126,14 @@ def examine(host: str = "local", target: str | None = None, *, python: str | Non
     )
     exam.findings.extend(findings(exam, taken))
     return exam
+
+
+def _fitting(found: Match, probe: Probe, *, own: bool) -> Target | None:
+    """The target that fits best; this machine itself, where no board fits, is `host-cpu`."""
+    if found.best:
+        return load_target(found.best)
+    here = load_target(OWN)
+    return here if own and not match.check(here, probe) else None
 
 
 def _busy(session: AgentSession) -> str | None:
@@ -169,7 +178,7 @@ def _no_power(target: Target | None, power: list[PowerReading], busy: str | None
     totals = [reading for reading, source in zip(power, target.power.source, strict=False) if source.has_total]
     if any(reading.readable for reading in totals):
         return None
-    return "; ".join(reading.detail for reading in totals) or "no source answered"
+    return "; ".join(dict.fromkeys(reading.detail for reading in totals)) or "no source answered"
 
 
 def _release(target: Target | None, probe: Probe) -> str | None:
