@@ -42,7 +42,7 @@ def target_for(board: Board, roles: Mapping[str, str] | None = None, max_hz: flo
 
 def short(idle_s: float = 1.5, lead_in_s: float = 0.5, window_s: float = 3.0, updates: int = 20, **more: Any) -> Phases:
     """Phases for tests."""
-    return Phases(idle_s, lead_in_s, window_s, updates, run_on_s=0.3, **more)
+    return Phases(idle_s, lead_in_s, window_s, updates, run_on_s=0.3, **{"swings": 1, **more})
 
 
 def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request: EnergyRequest, target: Target,
@@ -54,7 +54,7 @@ def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request
         if on_phase is not None:
             on_phase(phase)
 
-    with connect("local", root=str(plant.boards[name].root)) as device:
+    with connect("local", root=str(plant.boards[name].root), cache=str(plant.folder / "cache")) as device:
         return measure(device, engines, out, request, target=target, fields=FIELDS, on_phase=follow)
 
 
@@ -101,7 +101,7 @@ def errors_of(folder: Path, engine: Path, seeds: Sequence[int], u: float, phases
     measurement.
     """
     boards = {str(seed): random_board(folder / f"board{seed}", seed, u) for seed in seeds}
-    request = EnergyRequest(repeats=1, rate_hz=10.0, phases=phases)
+    request = EnergyRequest(repeats=1, rate_hz=5.0, phases=phases)
     with start_plant(folder / "plant", boards) as plant:
 
         def one(seed: int) -> Error:

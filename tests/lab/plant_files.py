@@ -31,7 +31,7 @@ class Sampled:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.k = board.sensor.period(time.monotonic())
+        self.k, self.u = board.sensor.period(time.monotonic()), board.sensor.u
         self.lay()
         self.update(first=True)
 
@@ -41,6 +41,9 @@ class Sampled:
 
     def update(self, first: bool = False) -> None:
         sensor = self.board.sensor
+        if sensor.u != self.u:  # somebody set the sensor anew: another grid
+            self.u, self.k = sensor.u, sensor.period(time.monotonic())
+            self.announce()
         self.k = max(sensor.period(time.monotonic()), self.k + (not first))
         self.fault(self.board.fault)
         if self.board.fault == "stuck" or (self.board.fault == "late" and math.floor(time.monotonic() / LATE_S) % 2):
@@ -59,6 +62,9 @@ class Sampled:
     def fault(self, name: str) -> None:
         """Files that vanish; nothing where a front cannot."""
 
+    def announce(self) -> None:
+        """Say the refresh where the driver does."""
+
 
 class Hwmon(Sampled):
     """INA3221 as its hwmon driver shows it."""
@@ -70,7 +76,7 @@ class Hwmon(Sampled):
         sensor = self.board.sensor
         (folder / "name").write_text("ina3221\n")
         (folder / "samples").write_text("512\n")
-        (folder / "update_interval").write_text(f"{round(sensor.u * 1000)}\n")
+        self.announce()
         for number, rail in enumerate(self.board.rails, 1):
             (folder / f"in{number}_label").write_text(f"{rail}\n")
             (folder / f"shunt{number}_resistor").write_text(f"{round(sensor.shunt_ohm * 1e6)}\n")
@@ -78,6 +84,9 @@ class Hwmon(Sampled):
             self.cells[rail] = Cell(folder / f"in{number}_input"), Cell(folder / f"curr{number}_input")
         (folder / "in7_label").write_text("sum of shunt voltages\n")
         (folder / "in7_input").write_text("9999\n")
+
+    def announce(self) -> None:
+        (self.folder / "update_interval").write_text(f"{round(self.board.sensor.u * 1000)}\n")
 
     def write(self, rail: str, millivolt: int, milliampere: int) -> None:
         volt, ampere = self.cells[rail]

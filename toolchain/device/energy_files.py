@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def load_stamps(path: Path, count: int) -> Array:
         try:
             version = np.lib.format.read_magic(stream)
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream) if version == (1, 0) else ((), False, None)
-        except ValueError as error:
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise ProtocolError("the device's stamps are damaged", got=str(error)[:200]) from error
         data = stream.read()
     if shape != (count, 2) or dtype != np.float64 or len(data) != 16 * count:  # looked at before anything is allocated for it

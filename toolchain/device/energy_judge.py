@@ -27,6 +27,7 @@ OVERHEAD_LIMIT = 0.02
 OFFSET_LIMIT = 0.05  # of the lead-in
 ENOUGH_REPEATS = 3
 SLOWEST_REFRESH_S = 5.0
+SELDOM = 0.1
 MARKED = ("marker_load", "lead_in", "window", "run_on")
 
 
@@ -94,16 +95,14 @@ def _external(
         try:
             shift_s, error_s = find_offset(t_s, watts, _joined(loads), guess_s=first["start_s"] - first["start_unix"])
             t_s = t_s + shift_s
-            notes.append(
-                f"the meter's clock was found {shift_s - first['start_s'] + first['start_unix']:+.2f} s off the device's"
-            )
+            ahead_s = first["start_s"] - first["start_unix"] - shift_s
+            notes.append(f"the meter's clock is {ahead_s:+.2f} s ahead of the device's")
         except MeasurementError as error:
             reasons.append(str(error).replace("\n  ", ", "))
     lead_in_s = spans["lead_in"][1] - spans["lead_in"][0]
-    if error_s is not None and error_s > OFFSET_LIMIT * lead_in_s:
-        reasons.append(
-            f"the meter's clock is known to {1000 * error_s:.0f} ms only, {1000 * OFFSET_LIMIT * lead_in_s:.0f} ms are needed"
-        )
+    limit_s = OFFSET_LIMIT * lead_in_s
+    if error_s is not None and error_s > limit_s:
+        reasons.append(f"the meter's clock is known to {1000 * error_s:.0f} ms only, {1000 * limit_s:.0f} ms are needed")
     counter = len(readings.joules) == len(readings.t_s) > 0
     order = np.unique(t_s, return_index=True)[1]  # meters may repeat or disorder their rows
     values = np.asarray(readings.joules) if counter else watts
@@ -128,7 +127,8 @@ def _sensor_of(trace: power.Trace) -> Sensor:
         return Sensor(1.0, 1.0)
     interval_s = float(np.median(np.diff(trace.t_s)))
     moved = trace.t_s[1:][np.diff(trace.values) != 0]
-    refresh_s = float(np.median(np.diff(moved))) if len(moved) > 2 else interval_s
+    often = len(moved) > max(2, SELDOM * len(trace.t_s))  # where the value hardly changes, its refresh cannot be seen nor matters
+    refresh_s = float(np.median(np.diff(moved))) if often else interval_s
     steps = np.abs(np.diff(trace.values))
     quantum = float(steps[steps > 1e-9].min()) if not trace.counter and (steps > 1e-9).any() else None
     return Sensor(min(max(refresh_s, interval_s), SLOWEST_REFRESH_S), interval_s, quantum)

@@ -86,7 +86,8 @@ class Chosen:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Chosen:
         """Inverse of `to_json`."""
-        source, reader = PowerSource.model_validate(data["source"]), check(Reader, data["reader"])
+        fields = {name: value for name, value in data["source"].items() if name in PowerSource.model_fields}
+        source, reader = PowerSource.model_validate(fields), check(Reader, data["reader"])
         return Chosen(source, reader, data["refresh_s"], tuple(data["flags"]))
 
     def covers(self) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class Window:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for JSON."""
-        return {**asdict(self), "valid": self.valid}
+        lists = {"reasons": list(self.reasons), "low_confidence": list(self.low_confidence)}
+        return {**asdict(self), **lists, "valid": self.valid}
 
 
 def window_of(
