@@ -19,6 +19,7 @@ from typing import Any
 from toolchain import progress
 from toolchain.device.bench import PAUSE_S
 from toolchain.device.engine_messages import BenchAnswer, Turn
+from toolchain.device.lock import hold
 from toolchain.device.messages import check
 from toolchain.device.remote import connect
 from toolchain.device.session import AgentSession
@@ -97,6 +98,7 @@ def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, i
 
 def _measure(engines: list[Candidate], reference: Path, on: On) -> Iterator[Timing]:
     with connect(on.host, python=on.python) as device, device.session() as base:
+        hold(base, wait_s=on.wait_s)
         _load(base, reference, on)
         for one in engines:
             path = one.make()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 
+from toolchain.device.recover import recover
 from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate, Timing, sweep
 from toolchain.export.resize import resize
