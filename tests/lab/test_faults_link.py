@@ -43,7 +43,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "cache"))  # where the device is this machine
     hasten(monkeypatch)
 
 

@@ -35,6 +35,26 @@ def sha256(path, tick=None):
     return digest.hexdigest()
 
 
+def keep(path):
+    """An open file that no agent sweeps away while it is open, whatever a clock that was set says of its age."""
+    stream = open(path, "rb")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # a file system without locks, or just being swept
+        pass
+    return stream
+
+
+def unused(path):
+    """Whether no agent keeps or writes it at the moment."""
+    with open(path, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
 def sweep(cache):
     """Remove what was not used for long and what broken transfers left, so that a small card does not fill up."""
     for folder, keep_s in FOLDERS:
@@ -43,7 +63,7 @@ def sweep(cache):
             path = os.path.join(folder, name)
             try:
                 age_s = time.time() - os.path.getmtime(path)
-                if age_s > (DAY_S if name.startswith(".") else keep_s):
+                if age_s > (DAY_S if name.startswith(".") else keep_s) and unused(path):
                     os.remove(path)
             except OSError:  # another agent was quicker, or it is not ours
                 pass
@@ -62,6 +82,7 @@ def put(job):
     path = os.path.join(folder, want + name)
     if os.path.isfile(path) and sha256(path, lambda done: job.event("hashed", bytes=done)) == want:
         os.utime(path, None)
+        job.memory.setdefault("kept", []).append(keep(path))
         return {"path": path, "reused": True}
     stream, partial = open_partial(folder, want)
     with stream:
@@ -88,6 +109,7 @@ def put(job):
             os.remove(partial)
             raise AgentError("upload", "the upload arrived damaged: its sha256 is not %s" % want)
         os.rename(partial, path)
+    job.memory.setdefault("kept", []).append(keep(path))
     return {"path": path, "reused": False}
 
 

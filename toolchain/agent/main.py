@@ -131,6 +131,7 @@ def main():
     cache, root = os.path.expanduser(order["cache"]), order.get("root", "/")
     for run in order.get("ended", ()):
         guard.end_run(run)
+    kept = files.keep(sys.argv[0])  # modules are still read from it later
     watch = guard.Guard(link, order.get("run"))
     about = {"python": platform.python_version(), "arch": platform.machine(), "pid": os.getpid(), "boot_id": boot_id(root)}
     link.send({"hello": dict(about, protocol=wire.PROTOCOL, oom_kills=oom_kills())})
@@ -141,5 +142,6 @@ def main():
     except Exception:  # noqa: BLE001 - as Python itself would do
         traceback.print_exc()
     watch.finish()
+    kept.close()
     sys.stderr.flush()
     os._exit(code)  # what a runtime does in its own clean-up is not waited for
