@@ -51,10 +51,10 @@ class Timed:
 
             return Candidate(name_of(plan), make, {"widths": dict(plan)})
 
+        wanted = [candidate(plan) for plan in plans]
+        out, identity = self.folder / FILE, self.folder.name
         try:
-            return sweep(
-                [candidate(plan) for plan in plans], self.dense, self.folder / FILE, on=self.on, identity=self.folder.name
-            )
+            return recover(lambda: sweep(wanted, self.dense, out, on=self.on, identity=identity), self.on)
         finally:
             scratch.unlink(missing_ok=True)
 
