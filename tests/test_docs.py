@@ -86,7 +86,7 @@ def test_documented_commands_and_flags_exist() -> None:
             continue
         assert words[1] in COMMANDS, f"{page}: {shlex.join(words)}"
         command = COMMANDS[words[1]]
-        if hasattr(command, "commands"):
+        if hasattr(command, "commands") and len(words) > 2:
             assert words[2] in command.commands, f"{page}: {shlex.join(words)}"
             command = command.commands[words[2]]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
