@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 STAGES = (
     "load", "groups", "criteria", "strategies-and-schedule", "selection", "plan", "sensitivity", "finetune-and-distillation", "export", "int8",
     "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "doctor", "errors",
-    "bundle-and-deploy", "fleet",
+    "bundle-and-deploy", "fleet", "energy",
 )  # fmt: skip
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
