@@ -42,6 +42,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_SHOWN = 4000
+
+
+def printable(value: object) -> str:
+    """A value as text that a terminal only shows: it may come from a file or a device that means no good."""
+    text = str(value)
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ... ({len(text)} characters)"
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in shown)
+
 
 class ToolchainError(Exception):
     """Root of all errors raised on purpose.
@@ -56,7 +65,7 @@ class ToolchainError(Exception):
 
     def __init__(self, what: str, *, got: object = None, fix: str = "") -> None:
         self.what, self.got, self.fix = what, got, fix
-        text = what if got is None else f"{what}\n  got: {got}"
+        text = what if got is None else f"{what}\n  got: {printable(got)}"
         super().__init__(f"{text}\n  try: {fix}" if fix else text)
 
 

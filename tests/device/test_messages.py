@@ -65,8 +65,8 @@ def test_what_a_terminal_would_obey_is_made_visible() -> None:
 )
 def test_impossible_samples(start_s: list[float], latency_ms: list[float]) -> None:
     with pytest.raises(ProtocolError):
-        check(Turn, {"start_s": start_s, "latency_ms": latency_ms, "rss_mb": None})
-    check(Turn, {"start_s": [0.0, 0.006], "latency_ms": [5.0, 5.0], "rss_mb": None})
+        check(Turn, {"start_s": start_s, "latency_ms": latency_ms, "rss_mb": None, "stopped": "enough"})
+    check(Turn, {"start_s": [0.0, 0.006], "latency_ms": [5.0, 5.0], "rss_mb": None, "stopped": "enough"})
 
 
 @pytest.mark.parametrize("path", ["relative", "/a\nb", ""])

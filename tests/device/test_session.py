@@ -149,7 +149,7 @@ def test_silence_has_a_deadline() -> None:
         (Ended(132, None, ""), errors.DeviceError, "illegal instruction"),
         (Ended(None, 11, ""), errors.DeviceError, "signal 11"),
         (Ended(None, None, "", "reset by peer"), errors.ConnectionLostError, "reset by peer"),
-        (Ended(1, None, "Traceback\x1b[2J"), errors.ProtocolError, r"Traceback\?\[2J"),
+        (Ended(1, None, "Traceback\x1b[2J"), errors.ProtocolError, r"Traceback\\x1b\[2J"),
     ],
 )
 def test_how_a_process_ended_names_the_error(end: Ended, kind: type[Exception], word: str) -> None:

@@ -31,16 +31,11 @@ KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
 }
 
 
-def _safe(text: str) -> str:
-    """Text of a device without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-
-
 def reported(host: str, doing: str, data: object) -> errors.ToolchainError:
     """The error for a failure that the agent reported."""
     report = check(Failure, data)
     kind, what, fix = KINDS.get(report.kind, KINDS["internal"])
-    return kind(f"{host}, {doing}: {what}", got=_safe(report.text), fix=fix)
+    return kind(f"{host}, {doing}: {what}", got=report.text, fix=fix)
 
 
 def _other_kill(stderr: str, hello: Hello | None) -> bool:
@@ -56,7 +51,7 @@ def ended(host: str, doing: str, end: Ended, noise: bytes, hello: Hello | None =
         hello: what it said at its start, if it came so far.
     """
     where = f"{host}, {doing}"
-    tail = _safe(end.stderr.strip())[-1500:]
+    tail = end.stderr.strip()[-1500:]
     number = end.signal if end.signal is not None else (end.status - 128 if end.status and end.status > 128 else None)
     if end.link_lost is not None:
         return ConnectionLostError(

@@ -7,9 +7,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from toolchain.errors import ProtocolError
+from toolchain.errors import ProtocolError, printable
 
 PROTOCOL = 2
+MOST_TEXT = 4096
 MARKER = b"\x1eedge1 "
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -18,10 +19,10 @@ Count = Annotated[int, Field(ge=0)]
 
 def _printable(value: object) -> object:
     """Text from a device may end up in a terminal: control characters are made visible."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in value) if isinstance(value, str) else value
+    return printable(value).replace("\n", "\\n") if isinstance(value, str) and len(value) <= MOST_TEXT else value
 
 
-Text = Annotated[str, BeforeValidator(_printable), Field(max_length=4096)]
+Text = Annotated[str, BeforeValidator(_printable), Field(max_length=MOST_TEXT)]
 Path_ = Annotated[str, Field(max_length=4096, pattern=r"^/[^\x00-\x1f]*$")]
 
 
