@@ -12,12 +12,14 @@ import pytest
 
 from tests import tinynet
 from tests.device.paces import short
+from tests.helpers import tiny_dataset
 from toolchain import cli, errors, requests, verbs
 from toolchain.device import bundle
 from toolchain.device.bench import Extras, bench
 from toolchain.device.bundle_files import infer as shipped
 from toolchain.device.conditions import Conditions
 from toolchain.device.end_to_end import Picture
+from toolchain.device.energy_request import EnergyRequest
 from toolchain.device.pace import Pace
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
@@ -314,3 +316,28 @@ def test_accuracy_needs_a_data_set(
         cli.main()
     assert ended.value.code == 2
     assert "--data" in capsys.readouterr().err
+
+
+def test_accuracy_of_the_engines_own_outputs_in_the_same_call(engines: dict[str, Path], tmp_path: Path) -> None:
+    data = tiny_dataset(tmp_path / "data", {"val": 2}, size=(64, 48))
+    asked: dict[str, Any] = {"accuracy": True, "data": data, "conditions": Conditions(keep_unstable=True)}
+    result = verbs.bench(engines, tmp_path / "out", on=ONE, pace=whole_pace(rounds=1), **asked)
+    alone = verbs.evaluate(engines["two"], tmp_path / "alone", data=data, imgsz=tinynet.SIZE, on=ONE)
+    found = result.engines["two"].accuracy
+    assert found is not None
+    assert (found["map50_95"], found["split"], found["images"]) == (alone["map50_95"], "val", 2)
+    whole = result.engines["one"].end_to_end
+    assert whole is not None
+    assert whole.picture_shape == [64, 48, 3]
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["engines"]["two"]["accuracy"]["images"] == 2
+    kinds = [one.kind for one in read_records(tmp_path / "out" / "records.jsonl") if one.subject == "two"]
+    assert kinds == ["latency", "end_to_end", "accuracy", "size"]
+
+
+def test_energy_without_a_sensor_says_so_and_costs_no_time(engines: dict[str, Path], tmp_path: Path) -> None:
+    extras = Extras(energy=EnergyRequest("search"))
+    result = bench(engines, tmp_path / "out", ONE, short(1), extras=extras)
+    assert result.engines["one"].energy["status"] == "not_measured"
+    assert result.engines["one"].energy["energy_total_mj"] is None
+    again = bench(engines, tmp_path / "out", ONE, short(1), extras=extras)
+    assert again.engines["two"].energy == result.engines["two"].energy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -87,7 +88,8 @@ class SessionLog:
         self.entries[-1]["states"].append({"rounds": rounds, "state": self.state(watcher).model_dump()})
 
     def measured_energy(self, results: Mapping[str, Any]) -> None:
-        self.entries[-1]["energy"] = dict(results)
+        """The energy results, by label."""
+        self.entries[-1]["energy"] = json.loads(json.dumps(results))  # as it will be read back
         self._save()
 
     def end(self, watcher: AgentSession, rest_s: float) -> None:

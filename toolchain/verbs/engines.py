@@ -65,11 +65,10 @@ def bench(
     asked: dict[str, Any] = {"extras": extras, "conditions": conditions, "imgsz": imgsz, "command": command}
     result = recover(lambda: bench_engines(files, out, on, pace, **asked), on)
     if accuracy and data is not None:
-        side = next(iter(result.engines.values())).input_shape[-1]
-        found = {
-            label: evaluate(path, out / "accuracy", data=data, imgsz=side, split=split, on=on, name=label, prepared=prepared)
-            for label, path in files.items()
-        }
+        found = {}
+        for label, path in files.items():
+            asked = {"imgsz": result.engines[label].input_shape[-1], "name": label, "prepared": prepared}
+            found[label] = evaluate(path, out / "accuracy", data=data, split=split, on=on, **asked)
         result = with_accuracy(result, found)
         write_json(out / "bench.json", result.to_json())
     keep(result.to_json(), out)
