@@ -16,11 +16,13 @@ from toolchain.cli.options import (
     Imgsz,
     MaybeData,
     Out,
+    Patience,
     Provider,
     Python,
     Split,
     Target,
     Threads,
+    Wait,
     app,
     finish,
     folder,
@@ -38,6 +40,8 @@ def build(
     provider: Provider = "CPUExecutionProvider",
     threads: Threads = 2,
     sample: Annotated[Path | None, typer.Option("--sample", help="picture to try it on; default: a drawn pattern")] = None,
+    wait: Wait = 0.0,
+    patience: Patience = 300.0,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +49,9 @@ def build(
     from toolchain import verbs
     from toolchain.device.settings import On
 
-    on = On(host=host, provider=provider, threads=threads, python=python, target=target)
+    on = On(
+        host=host, provider=provider, threads=threads, python=python, target=target, wait_s=wait, patience_s=patience
+    )  # fmt: skip
     result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample)
     finish(result, as_json, f"loaded and run on {host}\n{out}\nnext: toolchain deploy {out} HOST")
 
@@ -73,7 +79,8 @@ def bench(
     pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
     attach: Annotated[bool, typer.Option("--attach", help="keep the usable results in the bundles measured")] = False,
-    wait: Annotated[float, typer.Option("--wait", help="seconds to wait while somebody else measures there")] = 0.0,
+    wait: Wait = 0.0,
+    patience: Patience = 300.0,
     imgsz: Annotated[int | None, typer.Option("--imgsz", help="side of the input, for engines that take any")] = None,
     provider: Provider = "CPUExecutionProvider",
     threads: Threads = 2,
@@ -91,7 +98,7 @@ def bench(
     from toolchain.report.fleet_table import fleet_table
 
     places = hosts or ["local"]
-    on = On(host=places[0], provider=provider, threads=threads, python=python, target=target, wait_s=wait)
+    on = On(host=places[0], provider=provider, threads=threads, python=python, target=target, wait_s=wait, patience_s=patience)
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
@@ -124,6 +131,8 @@ def evaluate(
     imgsz: Imgsz = 640,
     split: Split = "val",
     host: Host = "local",
+    wait: Wait = 0.0,
+    patience: Patience = 300.0,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +140,8 @@ def evaluate(
     from toolchain import verbs
     from toolchain.device.settings import On
 
-    result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=On(host=host, python=python))
+    on = On(host=host, python=python, wait_s=wait, patience_s=patience)
+    result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=on)
     shared = " (pictures shared with train)" if result["shared_with_train"] else ""
     finish(
         result,

@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import AsJson, Python, app, finish
+from toolchain.cli.options import AsJson, Patience, Python, Wait, app, finish
 
 host = typer.Typer(no_args_is_help=True, help="Look after what this toolchain leaves on a device.")
 app.add_typer(host, name="host")
-
-Wait = Annotated[float, typer.Option("--wait", help="seconds to wait while someone else has the device")]
 
 
 @app.command()
@@ -25,6 +23,7 @@ def deploy(
     rollback: Annotated[str | None, typer.Option("--rollback", metavar="HOST/NAME", help="back to the version before")] = None,
     listed: Annotated[str | None, typer.Option("--list", metavar="HOST", help="what is deployed there")] = None,
     wait: Wait = 0.0,
+    patience: Patience = 300.0,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
@@ -33,7 +32,7 @@ def deploy(
     from toolchain.device.settings import On
     from toolchain.errors import UsageError
 
-    on = On(python=python, wait_s=wait)
+    on = On(python=python, wait_s=wait, patience_s=patience)
     if [rollback is not None, listed is not None, bundle is not None].count(True) != 1:
         fix = "toolchain deploy BUNDLE HOST..., or --rollback HOST/NAME, or --list HOST"
         raise UsageError("deploy does one of three things", fix=fix)

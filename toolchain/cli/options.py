@@ -20,6 +20,8 @@ MaybeData = Annotated[Path | None, typer.Option("--data", "-d", help="ultralytic
 Imgsz = Annotated[int, typer.Option("--imgsz", help="side of the network input, pixels")]
 Host = Annotated[str, typer.Option("--host", help="local, user@addr[:port], or a Host of your ssh config")]
 Python = Annotated[str | None, typer.Option("--python", help="Python command on the host")]
+Wait = Annotated[float, typer.Option("--wait", min=0, help="seconds to wait while someone else has the device")]
+Patience = Annotated[float, typer.Option("--patience", min=0, help="seconds to wait after a lost link; 0: an error at once")]
 Threads = Annotated[int, typer.Option("--threads", help="threads of the runtime")]
 Provider = Annotated[str, typer.Option("--provider", help="ONNX Runtime execution provider; another one is an error")]
 Seed = Annotated[int, typer.Option("--seed")]
