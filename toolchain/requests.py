@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolchain.config import PruneSection, RunConfig, SelectSection, TrainSection, read_toml
 from toolchain.errors import ConfigError, MeasurementError, RunFolderError, UsageError
+from toolchain.measurement.stats import MIN_ROUNDS
 from toolchain.pruning.prune import PruneRequest
 from toolchain.selection.budget import parse_budgets
 from toolchain.stage import read_json
@@ -182,6 +183,7 @@ def check_usable(bench: Mapping[str, Any]) -> None:
     """Raises: MeasurementError for a benchmark whose numbers must not be used, unless they were to be kept all the same."""
     if not bench["valid"] and not bench["conditions"]["keep_unstable"]:
         fix = "fix the clocks, cool the device, end other work there (toolchain doctor HOST); --keep-unstable records it, marked"
+        fix = f"take at least {MIN_ROUNDS} rounds" if bench["rounds"] < MIN_ROUNDS else fix
         raise MeasurementError("the benchmark must not be used", got="; ".join(bench["reasons"]), fix=fix)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests import tinynet
 from tests.device.paces import short
 from tests.helpers import tiny_dataset
+from tests.lab.sshd import Sshd
 from toolchain import cli, errors, requests, verbs
 from toolchain.device import bundle
 from toolchain.device.bench import Extras, bench
@@ -341,3 +343,15 @@ def test_energy_without_a_sensor_says_so_and_costs_no_time(engines: dict[str, Pa
     assert result.engines["one"].energy["energy_total_mj"] is None
     again = bench(engines, tmp_path / "out", ONE, short(1), extras=extras)
     assert again.engines["two"].energy == result.engines["two"].energy
+
+
+@pytest.mark.ssh
+def test_whole_detections_over_ssh(lab_ssh: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "picture.npy", np.full((20, 30, 3), 200, dtype=np.uint8))
+    place = On("dev", threads=1, python=sys.executable)
+    result = bench(
+        engines, tmp_path / "out", place, whole_pace(rounds=1), extras=Extras(picture=Picture(tmp_path / "picture.npy"))
+    )
+    found = result.engines["two"].end_to_end
+    assert found is not None
+    assert found.picture_shape == [20, 30, 3]
