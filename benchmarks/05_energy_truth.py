@@ -101,7 +101,7 @@ def main() -> None:
             "loads": [{"seed": one.seed, "total": one.total, "marginal": one.marginal, "reasons": one.reasons} for one in live],
         }  # fmt: skip
         print("live", figures["live"]["total"])
-    save("energy-truth", figures, {key: str(value) for key, value in vars(args).items()})
+    save("energy-truth", figures, {key: value for key, value in vars(args).items() if key != "out"})
 
 
 if __name__ == "__main__":
