@@ -46,14 +46,16 @@ def test_translated_processor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    "files",
     [
-        ("sys/firmware/devicetree/base/compatible", "nvidia,tegra234\0linux,dummy-virt\0"),
-        ("sys/devices/virtual/dmi/id/sys_vendor", "QEMU\n"),
+        {"sys/firmware/devicetree/base/compatible": "nvidia,tegra234\0linux,dummy-virt\0"},
+        {"sys/devices/virtual/dmi/id/sys_vendor": "QEMU\n"},
+        {"sys/bus/pci/devices/0000:00:00.0/vendor": "0x1b36\n", "sys/bus/pci/devices/0000:00:00.0/device": "0x0008\n"},
     ],
 )
-def test_whole_arm_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
-    put(tmp_path, name, text)
+def test_whole_arm_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        put(tmp_path, name, text)
     arm(monkeypatch)
     assert "the machine is qemu's" in str(emulation.emulated(str(tmp_path)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,22 @@ def lab_machine(machine_network: Network, monkeypatch: pytest.MonkeyPatch) -> It
     with machine_network.entered():
         machine.recover()
         yield machine
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]:
+    """`make_machine(fake=TREE, board=(MODEL, COMPATIBLE, ...))`: another one, made as machine.start_machine says."""
+    with ExitStack() as stack:
+
+        def make(**fields: Any) -> Machine:
+            can_make_machines()
+            network = stack.enter_context(Network(tmp_path / "machine", 1, partial(start_machine, **fields), "D"))
+            stack.enter_context(network.entered())
+            _own_disk(monkeypatch, network.config)
+            machine: Machine = network[0]
+            return machine
+
+        yield make
 
 
 def _own_disk(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:

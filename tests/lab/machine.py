@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.device import Device
-from tests.lab.machine_image import GUEST, Files, archive, machine_image
+from tests.lab.machine_image import GUEST, LINK, Files, archive, machine_image
 from tests.lab.network import PERFECT, Wire, can_make_networks
 from tests.lab.require import needs_programs
 from tests.lab.sshd import PDEATHSIG, write_settings
@@ -187,9 +187,17 @@ def _own_files(folder: Path, fake: Path | None) -> Files:
     files["edge/second.sh"] = (0o755, (GUEST / "second.sh").read_bytes())
     files["edge/host"] = (0o600, (folder / "host").read_bytes())
     files["edge/authorized_keys"] = (0o644, (folder / "authorized_keys").read_bytes())
-    for path in sorted(fake.rglob("*")) if fake else ():
-        if path.is_file():
-            files[f"edge/fake/{path.relative_to(fake or path)}"] = (path.stat().st_mode & 0o777, path.read_bytes())
+    return files | (_tree(fake) if fake else {})
+
+
+def _tree(fake: Path) -> Files:
+    files: Files = {}
+    for path in sorted(fake.rglob("*")):
+        name = f"edge/fake/{path.relative_to(fake)}"
+        if path.is_symlink():
+            files[name] = (LINK, str(path.readlink()).encode())
+        elif path.is_file():
+            files[name] = (path.stat().st_mode & 0o777, path.read_bytes())
     return files
 
 

@@ -17,7 +17,8 @@ MODULES = (  # in the order in which they need each other; what is built into th
     *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_mmio", "virtio_blk"),
     *("failover", "net_failover", "virtio_net", "overlay"),
 )
-Files = dict[str, tuple[int, bytes]]  # path -> mode and content
+Files = dict[str, tuple[int, bytes]]  # path -> mode and content; of a link: LINK and where it points
+LINK = 0o120777
 
 
 def machine_image() -> Path:
@@ -65,7 +66,7 @@ def archive(files: Files) -> bytes:
 
 def _entry(number: int, path: str, mode: int, content: bytes) -> bytes:
     """One file in the format newc: 13 numbers, the name and the content, both filled up to a multiple of four."""
-    kind = 0o040000 if path.endswith("/") else 0o100000
+    kind = 0 if mode == LINK else 0o040000 if path.endswith("/") else 0o100000
     name = path.rstrip("/").encode() + b"\0"
     numbers = (number, mode | kind, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0)
     head = b"070701" + b"".join(b"%08X" % value for value in numbers) + name

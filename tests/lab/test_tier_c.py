@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import product
 from tests.lab.box import Box
+from tests.lab.fake import boards
 from tests.lab.network import Network
 from toolchain import errors
 from toolchain.device.remote import connect
@@ -42,6 +43,16 @@ def test_sessions_run_on_the_core_that_was_asked_for(make_arm: Callable[..., Box
         bits[core] = int(auxiliary.split("AT_HWCAP:")[1].split()[0], 16)
     dot_products = 1 << 20
     assert [bool(bits[core] & dot_products) for core in ("cortex-a72", "cortex-a78ae")] == [False, True]
+
+
+def test_a_board_from_files(make_arm: Callable[..., Box], tmp_path: Path) -> None:
+    make_arm("cortex-a78ae", fake=boards.plant("orin-nano", tmp_path / "tree"))
+    found = product.asked()
+    assert found["board"].startswith("NVIDIA Jetson Orin Nano")
+    assert (found["arch"], found["l4t"], found["cpu_model"]) == ("aarch64", "36.4.3", "ARM part 0xd42")
+    assert found["power_modes"] == {"15W": 0, "25W": 1, "MAXN_SUPER": 2, "7W": 3}
+    assert found["state"]["temperature_c"]
+    assert found["emulated"], "the disguise does not hide it"
 
 
 def test_frozen_and_killed(lab_arm: Box) -> None:

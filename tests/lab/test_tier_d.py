@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.lab import product
+from tests.lab.fake import boards
 from tests.lab.machine import Machine
 from toolchain import errors
 from toolchain.device.remote import connect
@@ -64,3 +66,21 @@ def test_reset_and_power_cut_keep_what_was_synced(lab_machine: Machine, monkeypa
     ids.add(boot_id(lab_machine))
     assert len(ids) == 3
     assert lab_machine.run("cat /root/synced").stdout == "kept\n"
+
+
+def test_a_board_by_its_device_tree(make_machine: Callable[..., Machine]) -> None:
+    model = "NVIDIA Jetson Orin Nano Developer Kit"
+    machine = make_machine(board=(model, "nvidia,p3768-0000+p3767-0005", "nvidia,tegra234"))
+    found = product.asked()
+    assert found["board"] == model
+    assert found["compatible"] == ["nvidia,p3768-0000+p3767-0005", "nvidia,tegra234", "linux,dummy-virt"]
+    assert machine.run("tr -d '\\0' < /proc/device-tree/model").stdout == model
+
+
+def test_a_board_from_files(make_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    make_machine(fake=boards.plant("orin-nano", tmp_path / "tree"))
+    found = product.asked()
+    assert str(found["board"]).startswith("NVIDIA Jetson Orin Nano")
+    assert found["l4t"] == "36.4.3"
+    assert found["state"]["temperature_c"]
+    assert found["emulated"], "the disguise does not hide it"

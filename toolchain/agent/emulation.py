@@ -6,6 +6,7 @@ import re
 
 from . import sysfs
 
+QEMU_BRIDGE = ["0x1b36", "0x0008"]
 ARM = re.compile(r"aarch64|arm")
 
 
@@ -47,6 +48,10 @@ def _qemu_board(root):
     compatible = _text(root, "/sys/firmware/devicetree/base/compatible").split("\0")
     if "linux,dummy-virt" in compatible:
         return "the machine is qemu's: its device tree says linux,dummy-virt"
+    if ARM.match(platform.machine()):
+        for path in sysfs.paths(root, "/sys/bus/pci/devices/*"):
+            if [_text(root, path + name) for name in ("/vendor", "/device")] == QEMU_BRIDGE:
+                return "the machine is qemu's: it has qemu's PCI bridge"
     maker = _text(root, "/sys/devices/virtual/dmi/id/sys_vendor")
     if maker == "QEMU" and ARM.match(platform.machine()):
         return "the machine is qemu's: its maker is QEMU"
