@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.lab.cpu_load import CpuClock, CpuTruth
 from tests.lab.plant_files import FRONTS
 from tests.lab.sense import Counter, Ina3221
 from tests.lab.waveform import Waveform
@@ -41,6 +42,7 @@ class Board:
         rails: NAME -> share of the power that it carries; "NC" is a channel that is not connected.
         sensor: for the fronts of sampled power; `counter` for rapl.
         switched: (on, off) moments of the load so far; off None while it runs.
+        watts_per_core: not 0: instead of `load`, the power follows the CPU time of the parent's other children.
         idle_step: (moment, W) by which the power at rest moves from then on.
         fault: "", "stuck", "absent", "zero", "late", or "renumber": the chip comes back under another number.
     """
@@ -55,6 +57,7 @@ class Board:
     switched: tuple[tuple[float, float | None], ...] = ()
     idle_step: tuple[float, float] = (0.0, 0.0)
     fault: str = ""
+    watts_per_core: float = 0.0
 
     def power(self, t: float) -> float:
         """W at t."""
@@ -77,7 +80,7 @@ class Board:
         return self.energy(b) - self.energy(a)
 
     def to_json(self) -> dict[str, Any]:
-        return {**{name: getattr(self, name) for name in ("idle_w", "front", "switched", "idle_step", "fault")},
+        return {**{name: getattr(self, name) for name in ("idle_w", "front", "switched", "idle_step", "fault", "watts_per_core")},
                 "root": str(self.root), "load": self.load.to_json(), "rails": dict(self.rails), "sensor": asdict(self.sensor),
                 "counter": asdict(self.counter)}  # fmt: skip
 
@@ -135,6 +138,11 @@ class Plant:
         elif phase in ("idle_before", "idle_after", "marker_rest", "probe_rest"):
             self.off(name)
 
+    def cpu_truth(self, name: str) -> CpuTruth:
+        """What a board with `watts_per_core` has drawn so far."""
+        board = self.boards[name]
+        return CpuTruth(board.idle_w, board.watts_per_core, self.folder / f"{name}.cpu").load()
+
     def late_s(self, name: str) -> float:
         """How late a board's files were at worst since this was last asked: the plant's own error, not the measurement's."""
         late = json.loads((self.folder / "late").read_text())[name]
@@ -171,6 +179,7 @@ def serve(folder: Path) -> None:
     orders = {path.name: path for path in sorted((folder / "orders").iterdir())}
     seen: dict[str, int] = {}
     fronts: dict[str, Any] = {}
+    cpu, clock = {}, CpuClock(os.getppid())  # type: ignore[var-annotated]
     os.set_blocking(0, False)
     late: dict[str, deque[tuple[float, float]]] = {}
     ready = False
@@ -179,8 +188,11 @@ def serve(folder: Path) -> None:
             inode = path.stat().st_ino
             if seen.get(name) != inode:
                 seen[name], board = inode, Board.from_json(json.loads(path.read_text()))
+                if board.watts_per_core and name not in cpu:
+                    cpu[name] = CpuTruth(board.idle_w, board.watts_per_core, folder / f"{name}.cpu")
+                    cpu[name].look(time.monotonic(), clock.read())
                 if name not in fronts:
-                    fronts[name], late[name] = FRONTS[board.front](board), deque(maxlen=200)
+                    fronts[name], late[name] = FRONTS[board.front](board, cpu.get(name)), deque(maxlen=200)
                 fronts[name].board = board
         if not ready:
             ready = True
@@ -192,10 +204,14 @@ def serve(folder: Path) -> None:
             for name, front in fronts.items():
                 if front.due <= due:
                     behind = time.monotonic() - front.due
+                    if name in cpu:
+                        cpu[name].look(time.monotonic(), clock.read())
                     front.update()
                     if behind > LATE_NOTED_S:
                         late[name].append((time.monotonic(), behind))
                         _tell_late(folder, late)
+        for truth in cpu.values():
+            truth.look(time.monotonic(), clock.read())
         time.sleep(max(0.0, look - time.monotonic()))
         try:
             if os.read(0, 1) == b"":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.lab.plant import Board
+    from tests.lab.sense import Truth
 
 WIDTH = 20  # a value padded with line breaks: `cat` and int() both drop them
 LATE_S = 2.0  # the fault "late" misses updates for so long
@@ -29,8 +30,8 @@ class Cell:
 class Sampled:
     """A sensor with a refresh: registers are replaced at every multiple of it, by the front's `write`."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
+    def __init__(self, board: Board, truth: Truth | None = None) -> None:
+        self.board, self._truth = board, truth
         self.k, self.u = board.sensor.period(time.monotonic()), board.sensor.u
         self.lay()
         self.update(first=True)
@@ -49,7 +50,7 @@ class Sampled:
         if self.board.fault == "stuck" or (self.board.fault == "late" and math.floor(time.monotonic() / LATE_S) % 2):
             return
         for rail, share in self.board.rails.items():
-            millivolt, milliampere = sensor.registers(_Share(self.board, share), self.k)
+            millivolt, milliampere = sensor.registers(_Share(self._truth or self.board, share), self.k)
             self.write(rail, millivolt, 0 if self.board.fault == "zero" else milliampere)
 
     def lay(self) -> None:
@@ -140,7 +141,7 @@ class Pmic(Sampled):
 class Rapl:
     """Package counter of powercap, with its duplicate and its parts beside it."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, truth: Truth | None = None) -> None:
         self.board, self.due, zones = board, 0.0, board.root / "sys/class/powercap"
         for number, rail in enumerate(board.rails):
             zone = zones / f"intel-rapl:{number}"
@@ -167,14 +168,14 @@ class Rapl:
 class _Share:
     """The part of a board's power that one rail carries."""
 
-    def __init__(self, board: Board, share: float) -> None:
-        self._board, self._share = board, share
+    def __init__(self, truth: Truth, share: float) -> None:
+        self._truth, self._share = truth, share
 
     def power(self, t: float) -> float:
-        return self._share * self._board.power(t)
+        return self._share * self._truth.power(t)
 
     def energy(self, t: float) -> float:
-        return self._share * self._board.energy(t)
+        return self._share * self._truth.energy(t)
 
 
 FRONTS: dict[str, Any] = {"hwmon": Hwmon, "iio": Iio, "pmic": Pmic, "rapl": Rapl}
