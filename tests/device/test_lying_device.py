@@ -46,12 +46,12 @@ HOSTILE: list[Any] = [
 def record(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[Said]:
     """What each session of the device says while `work` runs, in the order the sessions were opened."""
     sessions: list[Said] = []
-    message, raw, start = AgentSession.message, AgentSession.raw, AgentSession._start
+    message, raw, order = AgentSession.message, AgentSession.raw, AgentSession._order
 
-    def started(self: AgentSession, *rest: Any) -> Any:
+    def ordered(self: AgentSession, *rest: Any) -> Any:
         self.said = []  # type: ignore[attr-defined]
         sessions.append(self.said)  # type: ignore[attr-defined]
-        return start(self, *rest)
+        return order(self, *rest)
 
     def heard(self: AgentSession, *rest: Any) -> Any:
         found = message(self, *rest)
@@ -64,7 +64,7 @@ def record(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> list[
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(AgentSession, "_start", started)
+        patch.setattr(AgentSession, "_order", ordered)
         patch.setattr(AgentSession, "message", heard)
         patch.setattr(AgentSession, "raw", bytes_heard)
         work()
@@ -103,10 +103,14 @@ class ReplayedDevice:
     name = "local"
 
     def __init__(self, sessions: list[Said]) -> None:
-        self.sessions = list(sessions)
+        self.said = list(sessions)
 
     def session(self) -> AgentSession:
-        return AgentSession(Replayed(self.sessions.pop(0) if self.sessions else []), self.name, local=True)
+        return self.sessions(1)[0]
+
+    def sessions(self, count: int) -> list[AgentSession]:
+        said = [self.said.pop(0) if self.said else [] for _ in range(count)]
+        return [session.greeted() for session in [AgentSession(Replayed(one), self.name, local=True) for one in said]]
 
     def __enter__(self) -> ReplayedDevice:
         return self
@@ -256,7 +260,7 @@ def test_profile(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(st.binary(max_size=200), max_size=8))
 @settings(few, max_examples=200)
 def test_any_bytes_at_all(blocks: list[bytes]) -> None:
-    session = AgentSession(Replayed([HELLO]), "dev", local=False)
+    session = AgentSession(Replayed([HELLO]), "dev", local=False).greeted()
     session._channel.blocks += [block or b"\n" for block in blocks]  # type: ignore[attr-defined]
     with only_own_errors():
         session.request("probe", timeout_s=1)

@@ -57,7 +57,7 @@ class Scripted:
 
 def opened(*blocks: bytes, end: Ended | None = None) -> tuple[AgentSession, Scripted]:
     channel = Scripted(*GREETING, *blocks, end=end)
-    return AgentSession(channel, "dev", local=False), channel
+    return AgentSession(channel, "dev", local=False).greeted(), channel
 
 
 def test_same_sources_same_bytes() -> None:
@@ -71,14 +71,14 @@ def test_same_sources_same_bytes() -> None:
 
 def test_start_sends_the_agent_only_when_it_is_needed() -> None:
     channel = Scripted(*GREETING)
-    session = AgentSession(channel, "dev", local=False)
+    session = AgentSession(channel, "dev", local=False).greeted()
     assert session.hello.python == "3.6.9"
     loader, order = agent_package().loader, channel.written[len(agent_package().loader) :]
     assert channel.written.startswith(loader)
     assert json.loads(order)["sha256"] == agent_package().sha256
     assert order.endswith(b"}\n"), "nothing but the order follows the loader"
     channel = Scripted(line({"need": "x"}), line({"hello": HELLO}))
-    AgentSession(channel, "dev", local=False)
+    AgentSession(channel, "dev", local=False).greeted()
     assert channel.written.endswith(agent_package().packed)
 
 
@@ -116,7 +116,7 @@ def test_violations_end_the_session(answer: bytes) -> None:
 
 def test_another_protocol_version_is_refused() -> None:
     with pytest.raises(errors.ProtocolError, match="another protocol"):
-        AgentSession(Scripted(line({"hello": {**HELLO, "protocol": 1}})), "dev", local=False)
+        AgentSession(Scripted(line({"hello": {**HELLO, "protocol": 1}})), "dev", local=False).greeted()
 
 
 def test_endless_lines_and_endless_noise(monkeypatch: pytest.MonkeyPatch) -> None:

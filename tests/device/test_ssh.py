@@ -18,7 +18,7 @@ import pytest
 
 from tests import tinynet
 from tests.device.paces import short
-from tests.lab.sshd import Sshd, keygen, script
+from tests.lab.sshd import Sshd, keygen, script, start_sshd
 from toolchain import errors
 from toolchain.device import agent_package, bundle, transfer
 from toolchain.device import session as session_module
@@ -63,6 +63,25 @@ def test_bench_goes_on_after_the_link_was_cut(dev: Sshd, engines: dict[str, Path
     result = bench(engines, out, PLACE, short(len(kept) + 1, 3))
     assert (result.rounds, result.sessions) == (len(kept) + 1, 2)
     assert json.loads((out / "samples" / "one.json").read_text())["rounds"][:-1] == kept
+
+
+def test_server_that_allows_few_sessions_on_a_link(tmp_path: Path) -> None:
+    server = start_sshd(tmp_path / "few", "MaxSessions 2")
+    try:
+        with connect("dev", python=sys.executable, ssh_config=server.config) as device:
+            sessions = device.sessions(5)
+            assert len({session.request("state", timeout_s=60)["boot_id"] for session in sessions}) == 1
+            assert len(server.log().split("Accepted publickey")) == 4, "three links"
+    finally:
+        server.end()
+
+
+def test_server_that_allows_no_session(tmp_path: Path) -> None:
+    server = start_sshd(tmp_path / "none", "MaxSessions 0")
+    try:
+        assert "refuses to run a command" in refused(errors.DeviceError, python=sys.executable, ssh_config=server.config)
+    finally:
+        server.end()
 
 
 def test_infer(dev: Sshd, engines: dict[str, Path], images: Path, tmp_path: Path) -> None:

@@ -146,12 +146,11 @@ def _load(
     device: Device, stack: ExitStack, files: Mapping[str, Path], fields: dict[str, Any], timeout_s: float, log: SessionLog
 ) -> dict[str, AgentSession]:
     """Every engine in its own process, warmed up."""
-    agents: dict[str, AgentSession] = {}
+    agents = {label: stack.enter_context(agent) for label, agent in zip(files, device.sessions(len(files)), strict=True)}
     said: dict[str, Any] = {}
     with progress.task(f"Loading and warming up on {device.name}", total=len(files), unit="engines") as task:
         for label, path in files.items():
-            agents[label] = agent = stack.enter_context(device.session())
-            answer = agent.request("bench", timeout_s=timeout_s, path=agent.put(path), **fields)
+            answer = agents[label].request("bench", timeout_s=timeout_s, path=agents[label].put(path), **fields)
             said[label] = check(BenchAnswer, answer).model_dump()
             task.advance(note=label)
     log.loaded(said)

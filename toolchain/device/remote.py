@@ -6,6 +6,7 @@ else travels on the process's standard input. Only this file, login.py and ssh_c
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.device import login
 from toolchain.device.agent_package import agent_package
@@ -21,7 +22,7 @@ from toolchain.device.channel import ONE_LINER
 from toolchain.device.host import HostSpec, parse_host
 from toolchain.device.login import open_link
 from toolchain.device.loop import Loop, Timeouts
-from toolchain.device.machine import Device, LocalDevice
+from toolchain.device.machine import Device, LocalDevice, starting
 from toolchain.device.session import CACHE, START_S, AgentSession
 from toolchain.device.ssh_channel import SshChannel, cause
 from toolchain.errors import ConnectionLostError, DeviceError, UsageError
@@ -86,7 +87,7 @@ class SshDevice:
         self._order = {"cache": cache, "root": root, "run": self._run, "ended": sorted(_abandoned.get(self.name, ()))}
         self._loop = Loop()
         self._links: list[asyncssh.SSHClientConnection] = []
-        self._sessions = 0
+        self._on_link = 0
         try:
             self._link()
         except BaseException:
@@ -101,12 +102,42 @@ class SshDevice:
 
     def session(self) -> AgentSession:
         """Start one agent process there."""
+        return self.sessions(1)[0]
+
+    def sessions(self, count: int) -> list[AgentSession]:
+        """Start several at once: they share the round trips."""
+        with starting() as begun:
+            while len(begun) < count:
+                room = SESSIONS_PER_LINK - self._on_link
+                if room == 0:
+                    self._link()
+                    continue
+                for process in self._processes(min(room, count - len(begun))):
+                    channel = SshChannel(self._loop, process)
+                    begun.append(AgentSession(channel, self.name, local=False, order=self._order, start_s=self._start_s))
+            for session in begun:
+                session.greeted()
+        _abandoned.pop(self.name, None)
+        self._order["ended"] = []
+        return begun
+
+    def _processes(self, count: int) -> list[asyncssh.SSHClientProcess[bytes]]:
+        """Up to `count` processes on the newest link, at least one: a server may allow fewer on a link than others do."""
         import asyncssh
 
-        if self._sessions and self._sessions % SESSIONS_PER_LINK == 0:
-            self._link()
+        async def start() -> list[asyncssh.SSHClientProcess[bytes] | BaseException]:
+            link, more = self._links[-1], {"encoding": None, "env": {}}
+            return await asyncio.gather(
+                *[link.create_process(self._command, **more) for _ in range(count)], return_exceptions=True
+            )
+
         try:
-            process = self._loop.run(self._links[-1].create_process(self._command, encoding=None, env={}), login.CONNECT_S)
+            found = self._loop.run(start(), login.CONNECT_S)
+            opened = [one for one in found if isinstance(one, asyncssh.SSHClientProcess)]
+            refused = [one for one in found if isinstance(one, BaseException)]
+            fresh, self._on_link = self._on_link == 0, SESSIONS_PER_LINK if refused else self._on_link + count
+            if any(not isinstance(error, asyncssh.ChannelOpenError) for error in refused) or (fresh and not opened):
+                raise refused[0]
         except Timeouts as error:
             got = f"no session within {login.CONNECT_S:g} s"
             raise ConnectionLostError(f"{self.name}: the link is silent", got=got) from error
@@ -114,11 +145,7 @@ class SshDevice:
             raise DeviceError(f"{self.name}: the server refuses to run a command", got=error.reason) from error
         except (asyncssh.Error, OSError) as error:
             raise ConnectionLostError(f"{self.name}: the link was cut", got=cause(error)) from error
-        self._sessions += 1
-        session = AgentSession(SshChannel(self._loop, process), self.name, local=False, order=self._order, start_s=self._start_s)
-        _abandoned.pop(self.name, None)
-        self._order["ended"] = []
-        return session
+        return opened
 
     def close(self) -> None:
         """End the links, and with them every process still on them."""
@@ -135,6 +162,7 @@ class SshDevice:
 
     def _link(self) -> None:
         self._links.append(open_link(self._loop, self._spec, self._config))
+        self._on_link = 0
 
 
 async def _close(link: asyncssh.SSHClientConnection) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from toolchain import errors
 from toolchain.device import failures, transfer
-from toolchain.device.agent_package import AgentPackage, agent_package
+from toolchain.device.agent_package import agent_package
 from toolchain.device.channel import Channel
 from toolchain.device.messages import MARKER, PROTOCOL, Hello, check, parse_line
 from toolchain.errors import ConnectionLostError, ProtocolError, RemoteTimeoutError
@@ -40,14 +40,28 @@ class AgentSession:
     def __init__(
         self, channel: Channel, host: str, *, local: bool, order: Mapping[str, Any] | None = None, start_s: float = START_S
     ) -> None:
-        self._channel, self.host, self.local = channel, host, local
+        self._channel, self.host, self.local, self._start_s = channel, host, local, start_s
         self._buffer, self._noise, self._id, self.open = bytearray(), bytearray(), 0, True
+        self._package = agent_package()
         self.hello: Hello | None = None
         try:
-            self.hello = self._start(agent_package(), {"cache": CACHE, "root": "/", **(order or {})}, start_s)
+            self._order({"cache": CACHE, "root": "/", **(order or {})})
         except BaseException:
             self.kill()
             raise
+
+    def greeted(self) -> AgentSession:
+        """Itself, once the agent has started; nothing else may be asked before. Several are started faster one beside the other.
+
+        Raises:
+            see the class.
+        """
+        try:
+            self.hello = self._greeting()
+        except BaseException:
+            self.kill()
+            raise
+        return self
 
     def __enter__(self) -> AgentSession:
         return self
@@ -121,14 +135,16 @@ class AgentSession:
         """Show the agent now and then that this host is still there."""
         self._channel.keep(every_s)
 
-    def _start(self, package: AgentPackage, order: dict[str, Any], start_s: float) -> Hello:
-        """Everything in one go, so that it costs one round trip; another two when the agent must travel."""
-        order |= {"sha256": package.sha256, "size": len(package.packed)}
-        self.send(package.loader + json.dumps(order).encode() + b"\n", "start", start_s)
-        message = self.message("start", start_s)
+    def _order(self, order: dict[str, Any]) -> None:
+        """Loader and order in one go: an agent that is there answers after one round trip, another two when it must travel."""
+        order |= {"sha256": self._package.sha256, "size": len(self._package.packed)}
+        self.send(self._package.loader + json.dumps(order).encode() + b"\n", "start", self._start_s)
+
+    def _greeting(self) -> Hello:
+        message = self.message("start", self._start_s)
         if "need" in message:
-            self.send(package.packed, "start", start_s)
-            message = self.message("start", start_s)
+            self.send(self._package.packed, "start", self._start_s)
+            message = self.message("start", self._start_s)
         if "error" in message:
             raise failures.reported(self.host, "start", message["error"])
         hello = check(Hello, message.get("hello"))
