@@ -126,10 +126,9 @@ class SshDevice:
         import asyncssh
 
         async def start() -> list[asyncssh.SSHClientProcess[bytes] | BaseException]:
-            link, more = self._links[-1], {"encoding": None, "env": {}}
-            return await asyncio.gather(
-                *[link.create_process(self._command, **more) for _ in range(count)], return_exceptions=True
-            )
+            create = self._links[-1].create_process
+            asked: list[Any] = [create(self._command, encoding=None, env={}) for _ in range(count)]
+            return await asyncio.gather(*asked, return_exceptions=True)
 
         try:
             found = self._loop.run(start(), login.CONNECT_S)
