@@ -128,7 +128,7 @@ class SshDevice:
         async def start() -> list[asyncssh.SSHClientProcess[bytes] | BaseException]:
             create = self._links[-1].create_process
             asked: list[Any] = [create(self._command, encoding=None, env={}) for _ in range(count)]
-            return await asyncio.gather(*asked, return_exceptions=True)
+            return list(await asyncio.gather(*asked, return_exceptions=True))
 
         try:
             found = self._loop.run(start(), login.CONNECT_S)
