@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from tests.device.plant_runs import FIELDS, run, short, target_for
-from tests.lab.meter import logged, plugged
 from tests.lab.plant import Board, Plant, start_plant
 from tests.lab.sense import Ina3221
 from tests.lab.waveform import constant
@@ -132,51 +131,6 @@ def test_a_sensor_that_is_not_there(engines: dict[str, Path], tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     result = no_number(tmp_path, engines, load_target("host-cpu"), str(tmp_path / "empty"))
     assert (result.reason, "none found" in result.detail) == ("no_sensor", True)
-
-
-METERED = {"idle_s": 2.0, "lead_in_s": 2.0, "updates": 1, "marker_s": (1.0, 1.13, 1.27)}
-
-
-def test_a_plug_over_http(plant: Plant, engines: dict[str, Path], tmp_path: Path) -> None:
-    """The window is as long as a plug's slow refresh asks for."""
-    with plugged(lambda t: plant.boards["b"].between(t - 0.2, t) / 0.2) as plug:
-        request = EnergyRequest(meter=f"{plug.url}#apower", repeats=1, rate_hz=20.0, phases=short(window_s=5.0, **METERED))
-        result = measured(plant, {"one": engines["one"]}, tmp_path / "out", request)["one"]
-    assert result.valid, result.detail
-    assert (result.scope, result.rails, result.sensor["kind"]) == ("ac_wall", ("meter",), "http")
-    (window,) = result.windows
-    true_j = plant.boards["b"].between(window["start_s"], window["end_s"])
-    assert window["energy_j"] == pytest.approx(true_j, rel=0.02)
-    assert window["end_s"] - window["start_s"] >= 7
-
-
-def test_a_plug_that_falls_silent_in_mid_window(plant: Plant, engines: dict[str, Path], tmp_path: Path) -> None:
-    with plugged(lambda t: plant.boards["b"].power(t)) as plug:
-
-        def silence(phase: str) -> None:
-            plug.silent = phase == "window"
-
-        request = EnergyRequest(meter=f"{plug.url}#apower", repeats=1, rate_hz=20.0, phases=short(window_s=5.0, **METERED))
-        result = measured(plant, {"one": engines["one"]}, tmp_path / "out", request, on_phase=silence)["one"]
-    assert (result.reason, result.energy_total_mj) == ("invalid_window", None)
-    assert "no reading for" in result.detail
-    assert "cover" in result.detail
-
-
-def test_a_csv_by_a_clock_three_seconds_ahead(plant: Plant, engines: dict[str, Path], tmp_path: Path) -> None:
-    file = tmp_path / "meter.csv"
-    with logged(file, lambda t: plant.boards["b"].power(t), every_s=0.1, ahead_s=3.0):
-        request = EnergyRequest(
-            meter=f"csv:{file}", meter_scope="dc_input", repeats=1, rate_hz=20.0, phases=short(window_s=4.0, **METERED)
-        )
-        result = measured(plant, {"one": engines["one"]}, tmp_path / "out", request)["one"]
-    assert result.valid, result.detail
-    assert result.scope == "dc_input"
-    (window,) = result.windows
-    true_j = plant.boards["b"].between(window["start_s"], window["end_s"])
-    assert window["energy_j"] == pytest.approx(true_j, rel=0.02)
-    (note,) = [note for note in window["notes"] if "meter's clock" in note]
-    assert float(note.split(" is ")[1].split(" s ")[0]) == pytest.approx(3.0, abs=0.3)  # the plant switches 0.15 s late
 
 
 @pytest.mark.parametrize(

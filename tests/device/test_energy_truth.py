@@ -30,7 +30,7 @@ def test_energy_is_right_to_one_percent_over_twenty_random_loads(tmp_path: Path)
 
 
 def test_an_inference_takes_what_its_cpu_time_costs(tmp_path: Path) -> None:
-    """Power follows the work really done, 4 W for a busy core: n inferences took that times their CPU time, however busy the machine."""
+    """Power follows the work really done: 4 W for a busy core, n inferences took 4 W x their CPU time, on a busy machine too."""
     engine = tinynet.save_detector(tmp_path / "one.onnx")
     board = Board(
         tmp_path / "board", constant(0.0), sensor=Ina3221(0.1, shunt_ohm=0.05), rails={"VDD_IN": 1.0}, watts_per_core=4.0

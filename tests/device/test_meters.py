@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.lab.meter import Plug, plugged
+from toolchain.device.clock_offset import ClockOffset
 from toolchain.device.meters import Readings, open_meter
 from toolchain.device.meters.command import CommandMeter, numbers
 from toolchain.device.meters.csv_file import CsvMeter
-from toolchain.device.meters.host_clock import offset, put_on_device_clock
+from toolchain.device.meters.host_clock import put_on_device_clock
 from toolchain.device.meters.http_json import LIMIT_BYTES, HttpMeter
 from toolchain.errors import UsageError
 
@@ -30,7 +31,7 @@ class Session:
     def request(self, op: str, **_: Any) -> dict[str, float]:
         self.asked += 1
         time.sleep(self.slow if self.asked % 4 else self.slow / 10)
-        there = time.monotonic() + self.ahead
+        there = time.time() + self.ahead
         time.sleep(self.slow if self.asked % 4 else self.slow / 20)
         return {"monotonic_s": there, "unix_s": 0.0}
 
@@ -41,18 +42,22 @@ def plug() -> Iterator[Plug]:
         yield one
 
 
-def test_the_clocks_offset_is_by_the_quickest_answer() -> None:
-    session: Any = Session(slow=0.02)
-    _, found, error = offset(session)
-    assert session.asked >= 20
-    assert abs(found - 100.0) <= error < 0.015
+def at(host_unix: float, ahead: float, error: float) -> ClockOffset:
+    return ClockOffset(0.0, ahead, error, 2 * error, 20, host_unix)
 
 
 def test_times_move_along_the_drift_of_the_clocks() -> None:
-    readings = Readings(own_clock=False, t_s=[0.0, 50.0, 100.0], watts=[1.0] * 3)
-    put_on_device_clock(readings, (0.0, 10.0, 0.001), (100.0, 10.2, 0.004))
-    assert readings.t_s == pytest.approx([10.0, 60.1, 110.2])
-    assert readings.offset_error_s == 0.004
+    readings = Readings(own_clock=False, t_s=[0.0, 500.0, 1000.0], watts=[1.0] * 3)
+    put_on_device_clock(readings, at(0.0, 10.0, 0.001), at(1000.0, 10.2, 0.004))
+    assert readings.t_s == pytest.approx([10.0, 510.1, 1010.2])
+    assert (readings.offset_error_s, readings.problem) == (0.004, "")
+
+
+def test_a_clock_that_is_set_meanwhile_is_an_error_of_the_offset() -> None:
+    readings = Readings(own_clock=False, t_s=[50.0], watts=[1.0])
+    put_on_device_clock(readings, at(0.0, 10.0, 0.001), at(100.0, 13.0, 0.001))
+    assert readings.offset_error_s == pytest.approx(3.001)
+    assert "was set" in readings.problem
 
 
 def test_http_reads_the_path_and_scales(plug: Plug) -> None:
@@ -104,7 +109,7 @@ def test_http_goes_nowhere_but_where_it_was_told(plug: Plug) -> None:
 
 def test_http_stamps_on_the_devices_clock_and_misses_what_fails(plug: Plug) -> None:
     with HttpMeter(f"{plug.url}#apower", every_s=0.02).running(Session()) as readings:  # type: ignore[arg-type]
-        begin = time.monotonic()
+        begin = time.time()
         time.sleep(0.15)
         plug.silent = True
         time.sleep(0.15)

@@ -1,7 +1,7 @@
 """External power meters, one file a kind: anything that gives times and watts, perhaps joules.
 
-A meter whose readings this host receives one by one (`http`, `command`) is stamped with this host's monotonic clock, which is
-held against the device's before and after. One with times of its own (`csv`) keeps them; where they lie on the device's clock is
+A meter whose readings this host receives one by one (`http`, `command`) is stamped by this host, whose clock is held against
+the device's before and after. One with times of its own (`csv`) keeps them; where they lie on the device's clock is
 found afterwards from bursts of load (measurement/energy_marker.py).
 """
 

@@ -63,7 +63,7 @@ class CommandMeter:
             while not stop.is_set():
                 if not selector.select(0.2):
                     continue
-                now, block = time.monotonic(), os.read(descriptor, 1 << 14)
+                now, block = time.time(), os.read(descriptor, 1 << 14)
                 if not block:
                     raise ValueError("the meter's command has ended")
                 *lines, rest = (rest + block).split(b"\n")

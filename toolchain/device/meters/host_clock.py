@@ -1,48 +1,25 @@
 """Readings that this host stamps as they come: a thread takes them, and their times are put on the device's clock at the end.
 
-The device's monotonic clock is held against this host's over an open session: t0 here, t there, t1 here. The offset
-t - (t0 + t1) / 2 is wrong by (t1 - t0) / 2 at most; of many tries the quickest counts. It is taken before and after, and runs
-straight in between.
+How far the device's clock is from this host's is asked before and after (clock_offset.py), and runs straight in between.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pydantic import FiniteFloat
-
-from toolchain.device.messages import Message, check
+from toolchain.device import clock_offset
+from toolchain.device.clock_offset import ClockOffset
 from toolchain.device.meters import LIMIT, Readings
 from toolchain.device.session import AgentSession
 
-TRIES = 20
-
-
-class Clocks(Message):
-    monotonic_s: FiniteFloat
-    unix_s: FiniteFloat
-
-
-def offset(session: AgentSession) -> tuple[float, float, float]:
-    """(this host's monotonic time, device's minus it, bound of the error), s."""
-    best: tuple[float, float, float] | None = None
-    for _ in range(TRIES):
-        before = time.monotonic()
-        there = check(Clocks, session.request("clock", timeout_s=30.0)).monotonic_s
-        after = time.monotonic()
-        here, error = (before + after) / 2, (after - before) / 2
-        if best is None or error < best[2]:
-            best = here, there - here, error
-    assert best is not None
-    return best
+STEADY_PPM = 500.0  # clocks that part faster were set meanwhile
 
 
 @contextmanager
 def stamped(session: AgentSession, take: Callable[[Callable[..., None], threading.Event], None]) -> Iterator[Readings]:
-    """Readings that `take(keep, stop)` gives to `keep(t, watts, joules)` in a thread of its own, until `stop` is set.
+    """Readings that `take(keep, stop)` gives to `keep(unix time, watts, joules)` in a thread of its own, until `stop` is set.
 
     What `take` raises becomes the readings' `problem`: the run goes on, and is judged with what there is.
     """
@@ -62,7 +39,7 @@ def stamped(session: AgentSession, take: Callable[[Callable[..., None], threadin
         except Exception as error:  # noqa: BLE001 - told with the result
             readings.problem = f"{type(error).__name__}: {error}"
 
-    first = offset(session)
+    first = clock_offset.measure(session)
     thread = threading.Thread(target=work, name="meter")
     thread.start()
     try:
@@ -70,12 +47,14 @@ def stamped(session: AgentSession, take: Callable[[Callable[..., None], threadin
     finally:
         stop.set()
         thread.join()
-    if not readings.own_clock:
-        put_on_device_clock(readings, first, offset(session))
+    put_on_device_clock(readings, first, clock_offset.measure(session))
 
 
-def put_on_device_clock(readings: Readings, first: tuple[float, float, float], last: tuple[float, float, float]) -> None:
-    """Move the times by the offset, which ran straight from `first` to `last`."""
-    drift = (last[1] - first[1]) / max(last[0] - first[0], 1e-9)
-    readings.t_s = [t + first[1] + drift * (t - first[0]) for t in readings.t_s]
-    readings.offset_error_s = max(first[2], last[2])
+def put_on_device_clock(readings: Readings, first: ClockOffset, last: ClockOffset) -> None:
+    """Unix times of this host become times on the device's monotonic clock."""
+    drift = (last.monotonic_s - first.monotonic_s) / (last.at_unix - first.at_unix)
+    readings.t_s = [t + clock_offset.between(first, last, t).monotonic_s for t in readings.t_s]
+    readings.offset_error_s = max(first.error_s, last.error_s)
+    if abs(drift) * 1e6 > STEADY_PPM:
+        readings.offset_error_s += abs(last.monotonic_s - first.monotonic_s)
+        readings.problem = readings.problem or "a clock was set while the meter ran"

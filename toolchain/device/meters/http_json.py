@@ -81,11 +81,11 @@ class HttpMeter:
     def _take(self, keep: Callable[..., None], stop: threading.Event) -> None:
         due = time.monotonic()
         while not stop.is_set():
-            before = time.monotonic()
+            before = time.time()
             try:
                 watts = self.read()
             except (OSError, ValueError, LookupError, TypeError, RecursionError, urllib.error.URLError):
                 watts = math.nan
-            keep((before + time.monotonic()) / 2, watts)
+            keep((before + time.time()) / 2, watts)
             due = max(due + self.every_s, time.monotonic() - self.every_s)
             stop.wait(max(0.0, due - time.monotonic()))
