@@ -28,7 +28,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Metered:
     names = ("plug", "silent", "log")
     boards = {name: Board(folder / name, constant(6.0), sensor=Ina3221(0.2), rails={"VDD_IN": 1.0}) for name in names}
     log = folder / "meter.csv"
-    phases = short(idle_s=2.0, lead_in_s=2.0, window_s=4.0, updates=1, marker_s=(1.0, 1.13, 1.27))
+    phases = short(idle_s=3.5, lead_in_s=2.0, window_s=4.0, updates=1, marker_s=(1.0, 1.13, 1.27))
     with (
         start_plant(folder / "run", boards) as plant,
         plugged(lambda t: plant.boards["plug"].between(t - 0.2, t) / 0.2) as plug,

@@ -133,7 +133,7 @@ def window_of(
     try:
         energy = power.energy_j(trace, a, b)
         if any(len(readings) < 2 for readings in rest):
-            raise MeasurementError("no readings in an idle phase")
+            raise MeasurementError("too few readings in an idle phase")
     except MeasurementError as error:
         return Window(a, b, n, **seen, reasons=(*found, str(error).replace("\n  ", ", ")), low_confidence=low)
     found += _stuck(trace, idle, window)
