@@ -100,6 +100,7 @@ def struck(
             stop.wait(lasting_s)
             heal()
             done.set()
+            stop.wait()  # a device that was started anew ends with the thread that started it
         except Exception as error:  # noqa: BLE001 - raised in the test's own thread
             problems.append(error)
 

@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import tinynet
 from tests.lab.box import Box
+from tests.lab.fake import boards
 from tests.lab.faults import DEV, Rounds, Told, hasten, listen, measure, measured, nothing_lost, nothing_runs, struck, whole
 from tests.lab.sshd import Sshd, script, start_sshd
-from toolchain import errors
+from toolchain import errors, requests
 from toolchain.device import session as session_module
 from toolchain.device.infer import infer
 from toolchain.device.recover import recover
@@ -199,3 +200,23 @@ def test_agents_are_gone_after_every_end(lab_box: Box, tmp_path: Path) -> None:
     assert ssh(lab_box, "ls -A ~") == ".cache\n", "nothing outside the agent's own folder"
     assert ssh(lab_box, "ls -A ~/.cache") == "edge-toolchain\n"
     assert os.listdir(tmp_path / "bench"), "and what was measured is here"
+
+
+def test_throttling_in_mid_window(lab_ssh: Sshd, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = boards.plant("orin-nano", tmp_path / "board")
+    monkeypatch.setenv("EDGE_DEVICE_ROOT", str(board))
+    (counter,) = board.glob("sys/class/hwmon/*/oc1_event_cnt")
+    kept: Rounds = {}
+
+    def throttle() -> None:
+        kept.update(measured(tmp_path))
+        counter.write_text("3\n")
+
+    with struck(lambda: whole(tmp_path) >= 2, throttle, bool, 0):
+        result = measure(tmp_path, HERE)
+    assert not result.valid
+    assert any("throttled" in reason and "oc1" in reason and "0 to 3" in reason for reason in result.unstable), result.unstable
+    assert result.rounds == 12, "all of it stays to be looked at"
+    assert nothing_lost(kept, tmp_path)
+    with pytest.raises(errors.MeasurementError, match="oc1"):
+        requests.check_usable(result.to_json())
