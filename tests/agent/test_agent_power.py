@@ -127,6 +127,8 @@ def test_why_a_source_cannot_be_read(tmp_path: Path) -> None:
     ina3221(tmp_path, [("VDD_GPU", 5000, 1000)])
     error = refused(tmp_path, source("hwmon", ORIN, chips=["ina3221"]))
     assert (error.reason, "VDD_IN" in error.detail, "VDD_GPU" in error.detail) == ("unknown_rail_map", True, True)
+    error = refused(tmp_path, source("hwmon", {"VDD_SOC": "info"}, chips=["ina3221"]))
+    assert (error.reason, "VDD_SOC" in error.detail) == ("unknown_rail_map", True)
     for kind, more in (("iio", {"paths": ["/sys/bus/x"]}), ("ina", {"chips": ["ina238"]}), ("rapl", {}), ("vcgencmd_pmic", {})):
         assert refused(tmp_path, source(kind, {"X": "total"}, **more)).reason == "no_sensor"
 
@@ -393,3 +395,19 @@ def test_sampling_is_bounded(tmp_path: Path, change: dict[str, Any]) -> None:
     request = {"source": source("rapl", {"p": "total"}), "interval_s": 0.1, "longest_s": 60, **change}
     with pytest.raises(AgentError):
         sampler.start(job(tmp_path, tmp_path, **request))
+
+
+@pytest.mark.parametrize(
+    ("board", "target", "watts"),
+    [("orin-nano", "jetson-orin-nano-8gb", 9.31), ("agx-orin", "jetson-agx-orin-64gb", 6.73), ("nano-jp4", "jetson-nano", 1.905),
+     ("thor", "jetson-thor-t5000", 19.78), ("pi5", "raspberry-pi-5", 1.72)],
+)  # fmt: skip
+def test_the_shipped_targets_find_the_total_of_their_boards(tmp_path: Path, board: str, target: str, watts: float) -> None:
+    from tests.lab.fake.boards import plant
+    from toolchain.device.target import load_target
+
+    plant(board, tmp_path)
+    described = next(source for source in load_target(target).power.source if source.has_total)
+    reader = power.open_source(str(tmp_path), described.model_dump())
+    total = [value for rail, value in zip(reader.rails, reader.read(), strict=True) if described.rails[rail] != "info"]
+    assert sum(total) == pytest.approx(watts, abs=0.01)

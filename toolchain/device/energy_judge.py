@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def _own(folder: Path, about: dict[str, Any], chosen: Chosen, notes: list[str]) 
         notes.append(f"{sampler['gaps']} of {sampler['readings']} readings failed")
     roles = {rail: role for rail, role in chosen.source.rails.items() if rail in rails}
     trace = power.total(t_s, rails, roles, unit=reader.unit, wrap_j=reader.wrap_j, lag_s=chosen.lag_s)
-    return trace, chosen.sensor()
+    sensor = chosen.sensor()
+    return trace, sensor if sensor.quantum_w else replace(sensor, quantum_w=_least_step(trace))
 
 
 def _external(
@@ -129,9 +130,13 @@ def _sensor_of(trace: power.Trace) -> Sensor:
     moved = trace.t_s[1:][np.diff(trace.values) != 0]
     often = len(moved) > max(2, SELDOM * len(trace.t_s))  # where the value hardly changes, its refresh cannot be seen nor matters
     refresh_s = float(np.median(np.diff(moved))) if often else interval_s
+    return Sensor(min(max(refresh_s, interval_s), SLOWEST_REFRESH_S), interval_s, _least_step(trace))
+
+
+def _least_step(trace: power.Trace) -> float | None:
+    """Least change of the total from reading to reading, W: what the readings are rounded to at most."""
     steps = np.abs(np.diff(trace.values))
-    quantum = float(steps[steps > 1e-9].min()) if not trace.counter and (steps > 1e-9).any() else None
-    return Sensor(min(max(refresh_s, interval_s), SLOWEST_REFRESH_S), interval_s, quantum)
+    return float(steps[steps > 1e-9].min()) if not trace.counter and (steps > 1e-9).any() else None
 
 
 def result_of(

@@ -60,7 +60,7 @@ class RailFiles:
         self._files, seen = self.find()
         if not seen:
             raise UnreadableError("no_sensor", "%s: none found" % self.what)
-        missing = [rail for rail in needed(source) if rail not in self._files]
+        missing = [rail for rail in needed(source) if rail not in self._files] or ([] if self._files else list(source["rails"]))
         if missing:
             detail = "%s: no rail %s; there are %s" % (self.what, ", ".join(missing), ", ".join(sorted(seen)))
             raise UnreadableError("unknown_rail_map", detail, "name the rails of this board in a target file of your own")

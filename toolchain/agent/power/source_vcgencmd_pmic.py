@@ -35,7 +35,7 @@ class Pmic:
                 fix = "sudo usermod -aG video $USER, then log in again"
                 raise UnreadableError("permission", "vcgencmd: %s" % answer.strip()[:200], fix)
             raise UnreadableError("no_sensor", "vcgencmd pmic_read_adc: %s" % (answer.strip()[:200] or "no answer"))
-        missing = [rail for rail in needed(source) if rail not in found]
+        missing = [rail for rail in needed(source) or source["rails"] if rail not in found]
         if missing:
             detail = "pmic_read_adc: no rail %s; there are %s" % (", ".join(missing), ", ".join(sorted(found)))
             raise UnreadableError("unknown_rail_map", detail, "name the rails of this board in a target file of your own")
