@@ -148,7 +148,8 @@ def labelled(engines: Sequence[str]) -> dict[str, Path]:
 
 def bench_request(
     *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: EnergyRequest | None, power_mode: str | None,
-    pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None,
+    pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None, cool_down: float | None,
+    start_temperature: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Flags -> what `verbs.bench` is asked beside engines and device.
 
@@ -157,14 +158,16 @@ def bench_request(
     """
     from toolchain.device.bench import Extras
     from toolchain.device.conditions import Conditions
-    from toolchain.device.pace import pace_of
+    from toolchain.device.pace import PACES, pace_of
 
     if accuracy and data is None:
         raise UsageError("accuracy needs a data set", fix="--data DATA.yaml")
+    if cool_down is None and start_temperature is not None:
+        cool_down = PACES["report"].cool_down_s
     return {
-        "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None),
+        "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None, cool_down_s=cool_down),
         "extras": Extras(energy=energy),
-        "conditions": Conditions(power_mode, pin_clocks, keep_unstable),
+        "conditions": Conditions(power_mode, pin_clocks, keep_unstable, start_temperature),
         "accuracy": accuracy,
         "data": data,
     }

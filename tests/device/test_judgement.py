@@ -30,6 +30,7 @@ def session(*between: dict[str, Any], after: dict[str, Any] | None, before: dict
         "states": states,
         "state_after": after,
         "mismatches": [],
+        "cool_down": {},
         "device": {"emulated": None},
     }
 
@@ -78,6 +79,11 @@ def test_reboot_between_two_sessions_counts_only_when_settings_changed() -> None
 def test_another_device_than_the_one_named_is_noted() -> None:
     one = {**session(after=state(3)), "mismatches": ["architecture x86_64, expected aarch64"]}
     assert "not the device named: architecture x86_64, expected aarch64" in judgement.notes([one])
+
+
+def test_a_start_at_another_temperature_is_noted() -> None:
+    one = {**session(after=state(3)), "cool_down": {"flag": "started at another temperature"}}
+    assert judgement.notes([one]) == ("started at another temperature",)
 
 
 def samples(*stopped: str) -> Samples:

@@ -77,6 +77,13 @@ def bench(
     energy_repeats: Annotated[int, typer.Option("--energy-repeats", help="windows of every engine; 6 give an interval")] = 3,
     power_mode: Annotated[str | None, typer.Option("--power-mode", help="run in this mode, then put the old one back")] = None,
     pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
+    cool_down: Annotated[
+        float | None,
+        typer.Option("--cool-down", help="longest wait for the start temperature, s; report: 300"),
+    ] = None,
+    start_temperature: Annotated[
+        float | None, typer.Option("--start-temperature", help="of the hottest zone, C; default: as when the folder was begun")
+    ] = None,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
     attach: Annotated[bool, typer.Option("--attach", help="keep the usable results in the bundles measured")] = False,
     wait: Wait = 0.0,
@@ -103,6 +110,7 @@ def bench(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
+        cool_down=cool_down, start_temperature=start_temperature,
     )  # fmt: skip
     asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}
     labelled = requests.labelled(engines)

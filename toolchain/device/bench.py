@@ -103,9 +103,10 @@ def bench(
     whole = open_samples(out, hashes, engines, WholeTurn) if pace.end_to_end else []
     log = SessionLog(out, target, conditions, command)
     missing = [pace.rounds - len(some[0].rounds) if some else 0 for some in (alone, whole)]
-    if max(missing) > 0 or not log.closed or (extras.energy and log.energy is None):
+    due = max(missing) > 0 or (extras.energy is not None and log.energy is None)
+    if due or not log.closed:
         with connect(on.host, python=on.python) as device, prepared(device, on, target, conditions) as watcher:
-            log.begin(watcher)
+            log.begin(watcher, pace.cool_down_s if due else None)
             if max(missing) > 0:
                 with ExitStack() as stack:
                     fields = {**on.engine_fields(), **pace.warmup_fields(), "imgsz": imgsz}

@@ -110,6 +110,8 @@ def notes(sessions: list[dict[str, Any]]) -> tuple[str, ...]:
         found.update(dict.fromkeys(f"not the device named: {wrong}" for wrong in session["mismatches"]))
         if emulated := session["device"].get("emulated"):
             found[f"EMULATED, no timing or energy is a board's: {emulated}"] = None
+        if flag := session["cool_down"].get("flag"):
+            found[flag] = None
         before, *later = _states(session)
         found.update(dict.fromkeys(stability.notes(before, later[-1]) if later else ()))
     return tuple(found)

@@ -10,6 +10,8 @@ from typing import Any
 
 from toolchain.errors import UnknownNameError, UsageError
 
+NOT_OF_A_ROUND = ("rounds", "changed", "cool_down_s", "post_s", "end_to_end")
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -23,6 +25,7 @@ class Pace:
         lead_runs: runs at the start of each pass that do not count.
         warmup_runs, warmup_s: the warm-up before the first round takes at least both.
         settle_cap_s: the warm-up goes on until the latency stands still, at most so long; 0: it does not wait for that.
+        cool_down_s: longest wait before the first round for the temperature the benchmark once began at; 0: not waited for.
         post_s: rest before the device's state is read again: its counters refresh about every 2 s.
         end_to_end: whether whole detections are timed too.
         end_pass_s: length of their passes.
@@ -37,6 +40,7 @@ class Pace:
     warmup_runs: int
     warmup_s: float
     settle_cap_s: float
+    cool_down_s: float
     post_s: float
     end_to_end: bool
     end_pass_s: float
@@ -63,21 +67,21 @@ class Pace:
 
     def of_a_round(self) -> dict[str, Any]:
         """What makes rounds alike: more of them may follow later."""
-        return {key: value for key, value in self.to_json().items() if key not in ("rounds", "changed", "post_s", "end_to_end")}
+        return {key: value for key, value in self.to_json().items() if key not in NOT_OF_A_ROUND}
 
 
 PACES = {
     "quick": Pace(
         name="quick", rounds=11, runs=20, pass_s=0.0, cap_s=600.0, lead_runs=0, warmup_runs=20, warmup_s=1.0, settle_cap_s=0.0,
-        post_s=0.0, end_to_end=False, end_pass_s=0.0,
+        cool_down_s=0.0, post_s=0.0, end_to_end=False, end_pass_s=0.0,
     ),
     "search": Pace(  # 9 passes of a second: 9 s an engine
         name="search", rounds=9, runs=10, pass_s=1.0, cap_s=60.0, lead_runs=3, warmup_runs=50, warmup_s=5.0, settle_cap_s=60.0,
-        post_s=2.0, end_to_end=False, end_pass_s=0.5,
+        cool_down_s=0.0, post_s=2.0, end_to_end=False, end_pass_s=0.5,
     ),
     "report": Pace(  # 9 passes of 10 s and 112 runs: 90 s and 1008 runs an engine, at most 10 min
         name="report", rounds=9, runs=112, pass_s=10.0, cap_s=66.0, lead_runs=10, warmup_runs=50, warmup_s=5.0,
-        settle_cap_s=120.0, post_s=2.0, end_to_end=True, end_pass_s=3.0,
+        settle_cap_s=120.0, cool_down_s=300.0, post_s=2.0, end_to_end=True, end_pass_s=3.0,
     ),
 }  # fmt: skip
 

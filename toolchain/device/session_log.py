@@ -11,6 +11,7 @@ from typing import Any
 
 from toolchain.device import match, stability
 from toolchain.device.conditions import Conditions
+from toolchain.device.cool_down import HOTTEST, cool_down
 from toolchain.device.messages import check
 from toolchain.device.session import AgentSession
 from toolchain.device.state_messages import Probe, State
@@ -29,7 +30,8 @@ class SessionLog:
 
     Attributes:
         entries: each {"id", "command", "conditions", "target": {"name", "verified_on_hardware"} or None, "device", "mismatches",
-            "versions", "state_before", "states": [{"rounds", "state"}], "state_after" (None while open or cut off),
+            "versions", "cool_down": {} or CoolDown.to_json(), "state_before",
+            "states": [{"rounds", "state"}], "state_after" (None while open or cut off),
             "loaded": label -> what it said, "energy": label -> result or None}.
     """
 
@@ -48,12 +50,15 @@ class SessionLog:
         """The last energy results, by label."""
         return next((entry["energy"] for entry in reversed(self.entries) if entry["energy"] is not None), None)
 
-    def begin(self, watcher: AgentSession) -> None:
-        """A new entry: what the device is, which must be what it was and what the target says, and its state.
+    def begin(self, watcher: AgentSession, cool_down_s: float | None) -> None:
+        """A new entry: what the device is, which must be what it was and what the target says, and its state once it is cool.
+
+        Args:
+            cool_down_s: longest wait for the start temperature; 0: it is only looked at, if one was asked for; None: not even that.
 
         Raises:
             RunFolderError: another device than that of the entries before.
-            MeasurementError: not the target's device, or it throttles.
+            MeasurementError: not the target's device, not cool in time, or it throttles.
         """
         probe = check(Probe, watcher.request("probe", timeout_s=PROBE_S))
         described = probe.model_dump(exclude={"state"})
@@ -65,13 +70,15 @@ class SessionLog:
         wrong = match.check(self._target, probe) if self._target else []
         if wrong and self._target:
             self._refuse(f"{watcher.host} is not a {self._target.name}", wrong, "another --target")
+        cooled = self._cool(watcher, cool_down_s)
         state = self.state(watcher)
         if slow := stability.throttled_now(state):
             self._refuse(f"{watcher.host} is slowed down before anything was measured", slow, "let it cool, check its supply")
         about = self._target and {"name": self._target.name, "verified_on_hardware": self._target.verified_on_hardware}
         self.entries.append({
             "id": uuid.uuid4().hex, "command": self._command, "conditions": self._conditions.to_json(), "target": about,
-            "device": described, "mismatches": wrong, "versions": tool_versions(), "state_before": state.model_dump(),
+            "device": described, "mismatches": wrong, "versions": tool_versions(),
+            "cool_down": cooled, "state_before": state.model_dump(),
             "states": [], "state_after": None, "loaded": {}, "energy": None,
         })  # fmt: skip
 
@@ -104,6 +111,21 @@ class SessionLog:
         sensors = target.sensors.model_dump() if target and target.sensors else None
         clocks = target.clocks.model_dump() if target and target.clocks else None
         return check(State, watcher.request("state", timeout_s=PROBE_S, sensors=sensors, clocks=clocks))
+
+    def _cool(self, watcher: AgentSession, timeout_s: float | None) -> dict[str, Any]:
+        """How the wait for the start temperature went; empty where nothing asked for it."""
+        asked_c = self._conditions.start_temperature_c
+        if timeout_s is None or (asked_c is None and timeout_s == 0):
+            return {}
+        first_c = self.entries[0]["state_before"]["temperature_c"] if self.entries else None
+        reference_c = (first_c or {}) if asked_c is None else {HOTTEST: asked_c}
+        went = cool_down(lambda: self.state(watcher), reference_c, timeout_s, watcher.host)
+        if went.away:
+            self._refuse(
+                f"{watcher.host} is not at its start temperature after {went.waited_s:.0f} s", [str(one) for one in went.away],
+                "wait longer (--cool-down S; 0: not at all), name another one (--start-temperature)",
+            )  # fmt: skip
+        return went.to_json()
 
     def _refuse(self, what: str, got: list[str], fix: str) -> None:
         if not self._conditions.keep_unstable:
