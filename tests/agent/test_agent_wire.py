@@ -38,6 +38,21 @@ def test_requests_and_raw_bytes_follow_each_other(pipes: tuple[wire.Wire, int, i
     assert link.receive() is None
 
 
+def test_empty_lines_only_say_that_the_host_is_there(pipes: tuple[wire.Wire, int, int]) -> None:
+    link, write, _ = pipes
+    before = link.heard
+    os.write(write, b'\n\n{"id": 1}\n\n')
+    assert link.receive() == {"id": 1}
+    assert link.heard >= before
+    os.close(write)
+    assert link.receive() is None
+
+
+def test_raw_bytes_follow_an_event(pipes: tuple[wire.Wire, int, int]) -> None:
+    pipes[0].send({"id": 1}, b"\x00\n\xff")
+    assert os.read(pipes[2], 1000) == wire.MARKER + b'{"id": 1}\n\x00\n\xff'
+
+
 def test_upload_that_stops_early(pipes: tuple[wire.Wire, int, int]) -> None:
     link, write, _ = pipes
     os.write(write, b"ab")

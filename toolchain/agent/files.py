@@ -17,9 +17,9 @@ TICK = 64 << 20
 DAY_S = 86400.0
 KEEP_S = 14 * DAY_S  # files that no one has asked for in this time are removed
 FOLDERS = (("files", KEEP_S), ("out", DAY_S), ("agent", KEEP_S))
-NAME = re.compile(r"^[A-Za-z0-9_]{0,16}(\.[A-Za-z0-9]{1,8})?$")
-HASH = re.compile(r"^[0-9a-f]{64}$")
-OUTPUT = re.compile(r"^[0-9a-f]{64}(\.[a-z0-9]{1,8})?$")
+NAME = re.compile(r"^[A-Za-z0-9_]{0,16}(\.[A-Za-z0-9]{1,8})?\Z")
+HASH = re.compile(r"^[0-9a-f]{64}\Z")
+OUTPUT = re.compile(r"^[0-9a-f]{64}(\.[a-z0-9]{1,8})?\Z")
 
 
 def sha256(path, tick=None):

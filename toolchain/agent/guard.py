@@ -20,7 +20,7 @@ GRACE_S = 2.0  # for the main thread to end by itself
 END_S = 10.0  # for what must be put back at the end
 HARD_LIMIT_S = 7200.0  # a runtime that keeps Python from running for so long has hung
 RDHUP = getattr(select, "POLLRDHUP", 0x2000)
-RUN = re.compile(r"^[0-9a-f]{8,64}$")
+RUN = re.compile(r"^[0-9a-f]{8,64}\Z")
 
 
 class Guard:
