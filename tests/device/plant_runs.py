@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ def short(idle_s: float = 1.5, lead_in_s: float = 0.5, window_s: float = 3.0, up
 
 
 def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request: EnergyRequest, target: Target,
-        on_phase: Any = None) -> dict[str, EnergyResult]:  # fmt: skip
+        on_phase: Any = None, host: str = "local") -> dict[str, EnergyResult]:  # fmt: skip
     """Measure a board of the plant, whose load follows the phases."""
 
     def follow(phase: str) -> None:
@@ -54,7 +55,8 @@ def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request
         if on_phase is not None:
             on_phase(phase)
 
-    with connect("local", root=str(plant.boards[name].root), cache=str(plant.folder / "cache")) as device:
+    places = {"root": str(plant.boards[name].root), "cache": str(plant.folder / "cache")}
+    with connect(host, python=sys.executable, **places) as device:
         return measure(device, engines, out, request, target=target, fields=FIELDS, on_phase=follow)
 
 

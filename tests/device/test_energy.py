@@ -15,6 +15,7 @@ import pytest
 from tests.device.plant_runs import FIELDS, run, short, target_for
 from tests.lab.plant import Board, Plant, start_plant
 from tests.lab.sense import Ina3221
+from tests.lab.sshd import Sshd
 from tests.lab.waveform import constant
 from toolchain.device import energy, energy_run
 from toolchain.device.energy_files import load_readings, load_stamps
@@ -106,6 +107,25 @@ def test_a_sampler_that_is_killed_leaves_no_number(
     result = measured(plant, {"one": engines["one"]}, tmp_path / "out", on_phase=kill)["one"]
     assert (result.status, result.reason, result.energy_total_mj) == ("not_measured", "sampler_failed", None)
     assert not (tmp_path / "out/one/0/window.json").exists()
+
+
+@pytest.mark.ssh
+def test_a_link_that_is_cut_in_mid_window(plant: Plant, lab_ssh: Sshd, engines: dict[str, Path], tmp_path: Path) -> None:
+    """Nothing that was measured is lost, and the same call goes on."""
+    one, windows = {"one": engines["one"]}, [0]
+
+    def cut(phase: str) -> None:
+        windows[0] += phase == "window"
+        if phase == "window" and windows[0] == 2:
+            lab_ssh.cut()
+
+    with pytest.raises(ConnectionLostError):
+        measured(plant, one, tmp_path / "out", host="dev", on_phase=cut)
+    kept = (tmp_path / "out/one/0/window.json").read_bytes()
+    assert not (tmp_path / "out/one/1/window.json").exists()
+    result = measured(plant, one, tmp_path / "out", host="dev", on_phase=cut)["one"]
+    assert (len(result.windows), windows[0]) == (2, 3)
+    assert (tmp_path / "out/one/0/window.json").read_bytes() == kept
 
 
 def no_number(tmp_path: Path, engines: dict[str, Path], target: Any, root: str = "/") -> EnergyResult:
