@@ -54,7 +54,7 @@ class SessionLog:
         """A new entry: what the device is, which must be what it was and what the target says, and its state once it is cool.
 
         Args:
-            cool_down_s: longest wait for the start temperature; 0: it is only looked at, if one was asked for; None: not even that.
+            cool_down_s: longest wait for the start temperature; 0: only looked at, if one was asked for; None: not even that.
 
         Raises:
             RunFolderError: another device than that of the entries before.
