@@ -142,7 +142,7 @@ class Rapl:
     """Package counter of powercap, with its duplicate and its parts beside it."""
 
     def __init__(self, board: Board, truth: Truth | None = None) -> None:
-        self.board, self.due, zones = board, 0.0, board.root / "sys/class/powercap"
+        self.board, self._truth, self.due, zones = board, truth, 0.0, board.root / "sys/class/powercap"
         for number, rail in enumerate(board.rails):
             zone = zones / f"intel-rapl:{number}"
             self.cell = Cell(zone / "energy_uj")
@@ -162,7 +162,7 @@ class Rapl:
         now = time.monotonic()
         self.due = now + self.board.counter.u
         if self.board.fault != "stuck":
-            self.cell.put(self.board.counter.micro_joules(self.board, now))
+            self.cell.put(self.board.counter.micro_joules(self._truth or self.board, now))
 
 
 class _Share:

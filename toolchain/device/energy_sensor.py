@@ -150,7 +150,7 @@ def look(
         sampler.get(sampled.path, out / "refresh.jsonl", size=sampled.size, sha256=sampled.sha256)
     declared = source.update_ms if isinstance(source.update_ms, float) else reader.update_ms
     refresh_s, flags = settle(sampled.refresh_s, sampled.refresh_unknown, declared / 1000 if declared else None, 1.0 / hz)
-    if refresh_s and 1.0 / source.max_hz > refresh_s * (1 + NEAR):
+    if reader.unit == "W" and refresh_s and 1.0 / source.max_hz > refresh_s * (1 + NEAR):  # a counter misses nothing
         flags.append(f"read every {1000 / source.max_hz:.0f} ms at most, slower than its refresh of {1000 * refresh_s:.0f} ms")
     return Chosen(source, reader, refresh_s, tuple(flags))
 
