@@ -165,3 +165,37 @@ def test_gpu_memory_that_cannot_be_told_is_never_zero(tmp_path: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_own_memory() -> None:
     assert 10 < (memory.memory_mb() or 0) < 100_000
+
+
+def frames(monkeypatch: pytest.MonkeyPatch, each: Callable[[int], float], **asked: Any) -> dict[str, Any]:
+    """A pass at a rate; a sleep takes 1 ms longer than it was asked for."""
+    clock = Clock()
+
+    def sleep(duration: float) -> None:
+        clock.now += duration + 0.001
+
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
+    monkeypatch.setattr(timing.time, "sleep", sleep)
+    job = Job(**{"rate_hz": 10.0, "runs": 5, **asked})
+    job.memory.update(engine=SimpleNamespace(run=worker(clock, each)), array=None)
+    found: dict[str, Any] = timing.paced(job)
+    return found
+
+
+def test_frames_begin_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = frames(monkeypatch, lambda n: 0.02)
+    assert found["due_s"] == pytest.approx([1000.0, 1000.1, 1000.2, 1000.3, 1000.4])
+    assert found["start_s"] == pytest.approx([1000.0, 1000.101, 1000.201, 1000.301, 1000.401])
+    assert found["latency_ms"] == pytest.approx([20.0] * 5)  # the sleep is no part of it
+    assert found["stopped"] == "enough"
+
+
+def test_a_slow_frame_lets_the_next_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = frames(monkeypatch, lambda n: 0.25 if n == 1 else 0.02)
+    assert found["due_s"] == pytest.approx([1000.0, 1000.1, 1000.4, 1000.5, 1000.6])
+    assert found["latency_ms"][1] == pytest.approx(250.0)
+
+
+def test_frames_that_lead_in_keep_the_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = frames(monkeypatch, lambda n: 0.02, runs=2, lead_runs=3, seconds=0.35)
+    assert found["due_s"] == pytest.approx([1000.3, 1000.4, 1000.5, 1000.6])

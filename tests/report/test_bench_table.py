@@ -16,7 +16,7 @@ def engine(p50: float, ratio: dict[str, Any] | None, *flags: str, **changes: Any
     bounded = {"value": p50, "low": p50 * 0.9, "high": p50 * 1.1, "reason": None}
     return {
         "latency_ms": {"p50": bounded, "p90": bounded, "p95": NOTHING, "p99": NOTHING, "n": 30, "max": 2 * p50}, "speedup": ratio,
-        "provider": "CPUExecutionProvider", "threads": 2, "flags": flags, "end_to_end": None, "load_ms": 120.0,
+        "provider": "CPUExecutionProvider", "threads": 2, "flags": flags, "end_to_end": None, "paced": None, "load_ms": 120.0,
         "first_inference_ms": 31.0, "rss_mb": 87.4, "gpu_mb": None, "accuracy": None,
         "energy": {"status": "not_measured", "reason": "not_requested", "detail": ""}, **changes,
     }  # fmt: skip
@@ -97,3 +97,13 @@ def test_energy_that_was_not_measured_says_why() -> None:
     text = shown(baseline=engine(33.0, None, energy=reason))
     assert "dense: energy not measured: permission: only root may read RAPL" in text
     assert "mJ" not in text.replace("not measured", "")
+
+
+def test_latency_at_a_rate_beside_the_one_back_to_back() -> None:
+    p50 = {"value": 44.0, "low": 43.0, "high": 45.0, "reason": None}
+    paced = {"rate_hz": 30.0, "latency_ms": {"p50": p50, "p99": NOTHING, "max": 61.0}, "frames": 900, "missed": 4, "skipped": 2}
+    one = engine(33.0, None, paced=paced)
+    text = shown(baseline=one, engines={"dense": one})
+    assert "At 30 frames a second" in text
+    for word in ("44.0", "43.0–45.0", "61.0", "1.33×", "4/900", "2"):
+        assert word in text[text.index("At 30") :]

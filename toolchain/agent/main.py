@@ -25,6 +25,7 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "build": ("engines", "build"),
     "bench": ("timing", "bench"),
     "go": ("timing", "go"),
+    "paced": ("timing", "paced"),
     "whole": ("end_to_end", "go"),
     "infer": ("infer", "infer"),
     "profile": ("profile", "profile"),

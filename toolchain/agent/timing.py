@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import math
 import time
 
 import numpy as np
@@ -148,9 +149,41 @@ def go(job):
         run(array)
 
     starts, ends, _, stopped = one_pass(job, infer)
+    return samples(starts, ends, stopped)
+
+
+def samples(starts, ends, stopped):
     return {
         "start_s": [round(start, 7) for start in starts],
         "latency_ms": milliseconds(starts, ends),
         "stopped": stopped,
         "rss_mb": memory_mb(),
     }
+
+
+def paced(job):
+    """One pass of inferences at a rate: in between this process sleeps, as it does while it waits for a camera.
+
+    Frames are due at whole periods. One that could only begin after the next was due is skipped, as a camera's old picture is.
+
+    Returns:
+        what `go` returns, and due_s: when each frame was due, on the same clock.
+    """
+    engine, array = loaded(job)
+    run, period_s = engine.run, 1.0 / job.need("rate_hz", (int, float))
+    begin, number = time.perf_counter(), [-1]
+
+    def frame(clock):
+        now = clock()
+        number[0] = max(number[0] + 1, math.ceil((now - begin) / period_s))
+        due = begin + number[0] * period_s
+        if due > now:
+            time.sleep(due - now)
+        start = clock()
+        run(array)
+        return due, start
+
+    _, ends, marks, stopped = one_pass(job, frame)
+    answer = samples([start for _, start in marks], ends, stopped)
+    answer["due_s"] = [round(due, 7) for due, _ in marks]
+    return answer

@@ -66,6 +66,9 @@ def bench(
     rounds: Annotated[int | None, typer.Option("--rounds", help="passes of every engine; default: the profile's")] = None,
     runs: Annotated[int | None, typer.Option("--runs", help="least inferences in a pass; default: the profile's")] = None,
     end_to_end: Annotated[bool, typer.Option("--end-to-end", help="time whole detections too; always in a report")] = False,
+    rate_hz: Annotated[
+        float | None, typer.Option("--rate-hz", help="also the latency at so many frames a second, idle in between")
+    ] = None,
     accuracy: Annotated[bool, typer.Option("--accuracy", help="mAP of each engine's own outputs there; needs --data")] = False,
     data: MaybeData = None,
     split: Split = "val",
@@ -110,7 +113,7 @@ def bench(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
-        cool_down=cool_down, start_temperature=start_temperature,
+        cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz,
     )  # fmt: skip
     asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}
     labelled = requests.labelled(engines)

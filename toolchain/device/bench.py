@@ -23,9 +23,10 @@ from toolchain.device import energy
 from toolchain.device.conditions import AS_IT_IS, Conditions
 from toolchain.device.end_to_end import RANDOM, Picture
 from toolchain.device.energy_request import EnergyRequest
-from toolchain.device.engine_messages import BenchAnswer, Turn, WholeTurn
+from toolchain.device.engine_messages import BenchAnswer, PacedTurn, Turn, WholeTurn
 from toolchain.device.messages import check
 from toolchain.device.pace import PACES, Pace
+from toolchain.device.paced import check_rate, paced_fields
 from toolchain.device.prepared import prepared
 from toolchain.device.remote import Device, connect
 from toolchain.device.results import BenchResult, result_of
@@ -51,11 +52,16 @@ class Extras:
         aa_control: measure the baseline a second time; without it the result says so.
         picture: what whole detections are timed on; used where the pace asks for them.
         energy: None: not measured.
+        rate_hz: also the latency at this many frames a second, sleeping in between; None: not measured.
     """
 
     aa_control: bool = True
     picture: Picture = RANDOM
     energy: EnergyRequest | None = None
+    rate_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        check_rate(self.rate_hz)
 
 
 LATENCY_ALONE = Extras()
@@ -71,7 +77,7 @@ def bench(
 
     Args:
         engines: label -> file; the first is the baseline of the ratios.
-        out: folder for samples/LABEL.json and end-to-end/LABEL.json (every sample), bench.json (the result), sessions.json (the
+        out: folder for LABEL.json in samples/, end-to-end/ and paced/ (every sample), bench.json (the result), sessions.json (the
             device around them) and energy/.
         on: device, runtime, threads, target.
         pace: how long and how often.
@@ -96,27 +102,30 @@ def bench(
     settings = {
         **on.engine_fields(), "host": on.host, "target": on.target, "imgsz": imgsz, "pace": pace.of_a_round(),
         "power_mode": conditions.power_mode, "pin_clocks": conditions.pin_clocks,
-        "picture": extras.picture.to_json() if pace.end_to_end else None,
+        "picture": extras.picture.to_json() if pace.end_to_end else None, "rate_hz": extras.rate_hz,
     }  # fmt: skip
     claim(out, hashes, settings)
     alone = open_samples(out, hashes, files)
     whole = open_samples(out, hashes, engines, WholeTurn) if pace.end_to_end else []
+    paced = open_samples(out, hashes, engines, PacedTurn) if extras.rate_hz else []
     log = SessionLog(out, target, conditions, command)
-    missing = [pace.rounds - len(some[0].rounds) if some else 0 for some in (alone, whole)]
-    due = max(missing) > 0 or (extras.energy is not None and log.energy is None)
+    missing = any(len(some[0].rounds) < pace.rounds for some in (alone, whole, paced) if some)
+    due = missing or (extras.energy is not None and log.energy is None)
     if due or not log.closed:
         with connect(on.host, python=on.python) as device, prepared(device, on, target, conditions) as watcher:
             log.begin(watcher, pace.cool_down_s if due else None)
-            if max(missing) > 0:
+            if missing:
                 with ExitStack() as stack:
                     fields = {**on.engine_fields(), **pace.warmup_fields(), "imgsz": imgsz}
                     agents = _load(device, stack, files, fields, timeout_s, log)
                     rounds = Rounds(agents, pace, timeout_s, log, watcher)
-                    rounds.measure(alone, missing[0], "go", pace.pass_fields(), f"Timing on {device.name}")
-                    if missing[1] > 0:
-                        place = extras.picture.put(agents[baseline])
-                        fields = {**pace.pass_fields(pace.end_pass_s), **place}
-                        rounds.measure(whole, missing[1], "whole", fields, f"Timing whole detections on {device.name}")
+                    rounds.measure(alone, "go", pace.pass_fields(), f"Timing on {device.name}")
+                    if whole:
+                        fields = {**pace.pass_fields(pace.end_pass_s), **extras.picture.put(agents[baseline])}
+                        rounds.measure(whole, "whole", fields, f"Timing whole detections on {device.name}")
+                    if extras.rate_hz:
+                        fields = paced_fields(pace, extras.rate_hz)
+                        rounds.measure(paced, "paced", fields, f"Timing {extras.rate_hz:g} frames a second on {device.name}")
             if extras.energy is not None:
                 p50 = {one.label: float(np.median(np.concatenate(one.by_round()))) for one in alone}
                 found = energy.measure(
@@ -126,7 +135,7 @@ def bench(
                 log.measured_energy({label: result.to_json() for label, result in found.items()})
             log.end(watcher, pace.post_s)
     control = baseline + CONTROL if extras.aa_control else None
-    result = result_of(alone, whole, files, log.entries, pace, baseline=baseline, control=control, settings=settings)
+    result = result_of(alone, whole, paced, files, log.entries, pace, baseline=baseline, control=control, settings=settings)
     write_json(out / "bench.json", result.to_json())
     return result
 
@@ -168,9 +177,10 @@ class Rounds:
     log: SessionLog
     watcher: AgentSession
 
-    def measure(self, samples: Sequence[Samples], missing: int, op: str, fields: Mapping[str, Any], title: str) -> None:
-        """`missing` more rounds, with a look at the device after each."""
-        with progress.task(title, total=max(missing, 0), unit="rounds") as task:
+    def measure(self, samples: Sequence[Samples], op: str, fields: Mapping[str, Any], title: str) -> None:
+        """The rounds that are missing, with a look at the device after each."""
+        missing = max(0, self.pace.rounds - len(samples[0].rounds))
+        with progress.task(title, total=missing, unit="rounds") as task:
             for _ in range(missing):
                 self._round(samples, op, fields)
                 self.log.glance(self.watcher, len(samples[0].rounds))

@@ -106,6 +106,22 @@ class WholeTurn(Turn):
         return self
 
 
+class PacedTurn(Turn):
+    """The samples of one pass at a rate; due_s: when each frame was due, on the clock of start_s."""
+
+    due_s: list[FiniteFloat]
+
+    @model_validator(mode="after")
+    def _on_time(self) -> PacedTurn:
+        if len(self.due_s) != len(self.start_s):
+            raise ValueError("as many due times as starts are needed")
+        if any(start < due - 1e-6 for start, due in zip(self.start_s, self.due_s, strict=True)):
+            raise ValueError("an inference starts before its frame was due")
+        if any(later <= due for due, later in zip(self.due_s[:-1], self.due_s[1:], strict=True)):
+            raise ValueError("the frames are not in order")
+        return self
+
+
 class InferAnswer(Message):
     path: Path_
     sha256: Sha256

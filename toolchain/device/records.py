@@ -13,11 +13,14 @@ OF_ENGINE = (
     "provider", "runtime_version", "options", "threads", "input_shape", "load_ms", "first_inference_ms", "warmup", "rss_mb",
     "gpu_mb", "gpu_reason",
 )  # fmt: skip
-OF_TIMING = ("latency_ms", "speedup", "flags", "prepare_ms", "inference_ms", "suppress_ms", "picture_shape", "boxes")
+OF_TIMING = (
+    "latency_ms", "speedup", "flags", "prepare_ms", "inference_ms", "suppress_ms", "picture_shape", "boxes",
+    "rate_hz", "frames", "missed", "skipped", "late_start_ms",
+)  # fmt: skip
 
 
 def records_of(bench: Mapping[str, Any], label: str, folder: str = "") -> list[Record]:
-    """Latency, whole detections, energy, accuracy and size of one engine, as far as they were measured.
+    """Latency, whole detections, latency at a rate, energy, accuracy and size of one engine, as far as they were measured.
 
     Args:
         bench: `BenchResult.to_json()`, perhaps read back from bench.json.
@@ -33,6 +36,8 @@ def records_of(bench: Mapping[str, Any], label: str, folder: str = "") -> list[R
     found = [_latency(engine, "latency", {**around, "extra": about}, bench, folder)]
     if engine["end_to_end"] is not None:
         found.append(_latency(engine["end_to_end"], "end_to_end", {**around, "extra": about}, bench, folder))
+    if engine["paced"] is not None:
+        found.append(_latency(engine["paced"], "paced", {**around, "extra": about}, bench, folder))
     if engine["energy"]["status"] == "measured" or engine["energy"]["reason"] != "not_requested":
         found.append(_energy(engine["energy"], around, about))
     if engine["accuracy"] is not None:

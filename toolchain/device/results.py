@@ -12,6 +12,7 @@ import numpy as np
 
 from toolchain.device.judgement import drift_in_report, flags_of, moved, noise, notes
 from toolchain.device.pace import Pace
+from toolchain.device.paced import PacedResult, paced_result
 from toolchain.device.samples import Samples
 from toolchain.measurement.energy_result import not_measured
 from toolchain.measurement.stats import Ratio, Summary, ratio_of_rounds, summarize
@@ -54,6 +55,7 @@ class EngineResult:
         rss_mb: largest resident memory after a pass, MB.
         gpu_mb: memory on the GPU; None with `gpu_reason`.
         end_to_end: None where it was not asked for.
+        paced: latency at a rate of frames; None where it was not asked for.
         energy: of one inference, or why it was not measured.
         accuracy: of this engine's own outputs on the device; None where it was not asked for.
         flags: what to know when reading the numbers.
@@ -77,6 +79,7 @@ class EngineResult:
     gpu_mb: float | None
     gpu_reason: str | None
     end_to_end: WholeResult | None
+    paced: PacedResult | None
     energy: dict[str, Any]
     accuracy: dict[str, Any] | None
     flags: tuple[str, ...]
@@ -134,21 +137,22 @@ class BenchResult:
 
 
 def result_of(
-    alone: Sequence[Samples], whole: Sequence[Samples], files: Mapping[str, Path], sessions: list[dict[str, Any]], pace: Pace, *,
-    baseline: str, control: str | None, settings: dict[str, Any],
+    alone: Sequence[Samples], whole: Sequence[Samples], paced: Sequence[Samples], files: Mapping[str, Path],
+    sessions: list[dict[str, Any]], pace: Pace, *, baseline: str, control: str | None, settings: dict[str, Any],
 ) -> BenchResult:  # fmt: skip
     """Statistics and judgement from the raw samples.
 
     Args:
-        alone, whole: inference alone, and whole detections (none where not asked for).
+        alone, whole, paced: inference alone; whole detections and inferences at a rate (none where not asked for).
         sessions: what stood around them, see SessionLog.entries.
     """
     by_label = {one.label: one.by_round() for one in alone}
-    engines = {
-        one.label: _engine(one, by_label[baseline], files[one.label], sessions, settings["threads"], one.label == baseline, whole)
-        for one in alone
-        if one.label != control
-    }
+    engines = {}
+    for one in alone:
+        label, base = one.label, None if one.label == baseline else by_label[baseline]
+        beside = {"end_to_end": _whole(label, whole), "paced": paced_result(label, paced, settings["rate_hz"])}
+        if label != control:
+            engines[label] = _engine(one, base, files[label], sessions, settings["threads"], beside)
     same = ratio_of_rounds(by_label[baseline], by_label[control]) if control else None
     unstable = moved(sessions)
     reasons = [*unstable, *noise(same), *drift_in_report(pace, {label: one.latency_ms for label, one in engines.items()})]
@@ -162,16 +166,16 @@ def result_of(
 
 
 def _engine(
-    one: Samples, base: list[list[float]], file: Path, sessions: list[dict[str, Any]], threads: int, is_base: bool,
-    whole: Sequence[Samples],
+    one: Samples, base: list[list[float]] | None, file: Path, sessions: list[dict[str, Any]], threads: int,
+    beside: Mapping[str, Any],
 ) -> EngineResult:  # fmt: skip
     latency, about = _summary(one), sessions[0]["loaded"][one.label]
     energy: dict[str, Any] = next((entry["energy"] for entry in reversed(sessions) if entry["energy"] is not None), {})
     return EngineResult(
         label=one.label, sha256=one.sha256, size_bytes=file.stat().st_size, latency_ms=latency,
-        speedup=None if is_base else ratio_of_rounds(base, one.by_round()), threads=threads,
+        speedup=None if base is None else ratio_of_rounds(base, one.by_round()), threads=threads,
         rss_mb=max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
-        end_to_end=_whole(one.label, whole), energy=energy.get(one.label) or not_measured("not_requested", "").to_json(),
+        **beside, energy=energy.get(one.label) or not_measured("not_requested", "").to_json(),
         accuracy=None, flags=flags_of(latency, one, about["warmup"], threads, sessions[-1]["device"]["cores"]), samples=one.file,
         **{key: about[key] for key in ("provider", "runtime_version", "options", "load_ms", "first_inference_ms", "warmup",
                                        "input_shape", "gpu_mb", "gpu_reason")},

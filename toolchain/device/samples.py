@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.device.engine_messages import Turn, WholeTurn
+from toolchain.device.engine_messages import PacedTurn, Turn, WholeTurn
 from toolchain.errors import RunFolderError
 from toolchain.stage import read_json, write_json
 
-ALONE, WHOLE = "samples", "end-to-end"
+FOLDERS: dict[type[Turn], str] = {Turn: "samples", WholeTurn: "end-to-end", PacedTurn: "paced"}
 IDENTITY = "identity.json"
 
 
@@ -49,7 +49,7 @@ class Samples:
             "label": self.label,
             "engine_sha256": self.sha256,
             "unit": "ms",
-            "clock": "start_s: seconds, the device's monotonic clock",
+            "clock": "start_s, due_s: seconds, the device's monotonic clock",
         }
         write_json(self.path, {**about, "rounds": self.rounds})
 
@@ -100,7 +100,7 @@ def open_samples(out: Path, engines: dict[str, str], labels: Iterable[str], kind
     Args:
         engines: label -> hash of the engine.
     """
-    folder = out / (WHOLE if kind is WholeTurn else ALONE)
+    folder = out / FOLDERS[kind]
     folder.mkdir(parents=True, exist_ok=True)
     samples = [Samples(label, engines[label], folder / f"{label}.json", kind).read() for label in labels]
     whole = min((len(one.rounds) for one in samples), default=0)

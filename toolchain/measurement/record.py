@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from toolchain.errors import MeasurementError
 
-KINDS = ("latency", "end_to_end", "energy", "accuracy", "size")
+KINDS = ("latency", "end_to_end", "paced", "energy", "accuracy", "size")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Record:
     """One result.
 
     Attributes:
-        kind: latency (inference alone), end_to_end (whole detections), energy, accuracy or size.
+        kind: latency (inference alone), end_to_end (whole detections), paced (inferences at a rate), energy, accuracy or size.
         subject, subject_sha256: what was measured and the hash of its file.
         device: what it was measured on (the probe).
         state_before, state_after: device state around the measurement.

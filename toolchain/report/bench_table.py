@@ -24,6 +24,8 @@ def bench_table(result: Mapping[str, Any]) -> Group:
     whole = {label: engine["end_to_end"] for label, engine in engines.items() if engine["end_to_end"]}
     if whole:
         parts += _whole(whole)
+    if any(engine["paced"] for engine in engines.values()):
+        parts += _paced(engines)
     return Group(*parts, *_beside(engines), *(Text(line) for line in _remarks(result)))
 
 
@@ -52,6 +54,23 @@ def _whole(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
         p50 = _bounded(one["latency_ms"]["p50"], milliseconds)
         table.add_row(Text(label), p50, *parts, str(one["boxes"]), _ratio(one["speedup"]))
     return Text(f"Whole detections, ms: from a picture of {width} by {height} to boxes, in numpy but for the inference"), table
+
+
+def _paced(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
+    """At a rate of frames, and how that p50 compares with the one back to back."""
+    table = _table()
+    for title in ("p50", "p99", "max", "against\nback to back", "missed", "skipped"):
+        table.add_column(title, justify="right", no_wrap=True)
+    rate_hz = 0.0
+    for label, engine in engines.items():
+        one, p50 = engine["paced"], engine["latency_ms"]["p50"]["value"]
+        latency, rate_hz = one["latency_ms"], one["rate_hz"]
+        cells = [*(_bounded(latency[key], milliseconds) for key in ("p50", "p99")), milliseconds(latency["max"])]
+        known = p50 is not None and latency["p50"]["value"] is not None
+        cells.append(f"{latency['p50']['value'] / p50:.2f}×" if known else "–")
+        table.add_row(Text(label), *cells, f"{one['missed']}/{one['frames']}", str(one["skipped"]))
+    what = f"At {rate_hz:g} frames a second, idle in between, ms; missed: not done when the next frame was due"
+    return Text(what), table
 
 
 def _beside(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
