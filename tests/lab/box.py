@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.device import Device, descendants, free_port, send, wait_for_server
+from tests.lab.device import Device, descendants, free_port, send, start, wait_for_server
 from tests.lab.require import cannot, needs_linux, needs_programs, needs_root
-from tests.lab.sshd import PDEATHSIG, find_sshd, write_settings
+from tests.lab.sshd import find_sshd, write_settings
 
 BOX = Path(__file__).with_name("box.sh")
 HOME = "/home/dev"  # the developer's own, with its shell settings, is not a device's
@@ -79,10 +79,10 @@ def start_box(
     words |= {"FAKE": str(making.fake or "")}
     if making.lower == Path("/"):
         words["BIND"] = "\n".join(_elsewhere())
-    command = [*PDEATHSIG, "TERM", str(BOX), str(folder), str(program), "-D", "-e", "-f", str(folder / "sshd_config")]
+    command = [BOX, folder, program, "-D", "-e", "-f", folder / "sshd_config"]
     with (folder / "log").open("wb") as log:
         clean = {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", **words}
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean)
+        process = start(*command, end_by="TERM", stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=clean)
     box = Box(folder, address, port, process)
     wait_for_server(box, 30)
     return box

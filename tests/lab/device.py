@@ -6,10 +6,13 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +90,18 @@ class Device:
         return [self.process.pid, *descendants(self.process.pid)]
 
 
+STARTER = ThreadPoolExecutor(
+    1, "lab"
+)  # the kernel ends a child with the thread that started it: this one lives as long as the tests
+STARTER.submit(threading.get_ident).result()  # begun now, so that it is in no network of the lab
+
+
+def start(*command: str | Path, end_by: str = "KILL", **options: Any) -> subprocess.Popen[bytes]:
+    """A child that ends with the test runner, also when that is killed; never in the lab's network unless it enters it."""
+    words = ["setpriv", "--pdeathsig", end_by, *map(str, command)]
+    return STARTER.submit(subprocess.Popen, words, **options).result()
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below `pid`."""
     found = []
@@ -96,10 +111,11 @@ def descendants(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> Iterator[int]:
-    try:
-        yield from (int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    except (FileNotFoundError, ProcessLookupError):
-        return  # it has ended
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            yield from (int(child) for child in thread.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
 
 
 def process_name(pid: int) -> str | None:

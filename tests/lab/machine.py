@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.device import Device
+from tests.lab.device import Device, start
 from tests.lab.machine_image import GUEST, LINK, Files, archive, machine_image
 from tests.lab.network import PERFECT, Wire, can_make_networks
 from tests.lab.require import needs_programs
-from tests.lab.sshd import PDEATHSIG, write_settings
+from tests.lab.sshd import write_settings
 
 CPU, CORES, MEMORY = "cortex-a76", "2", "1G"
 BOOT_S = 180.0  # 7 s on a quiet machine
@@ -92,9 +92,9 @@ class Machine(Device, Wire):
 
     def _start(self) -> None:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        words = [*PDEATHSIG, "KILL", "nsenter", f"--net={self.namespace}", *self._qemu("-M", "virt"), *self._system()]
+        words = ["nsenter", f"--net={self.namespace}", *self._qemu("-M", "virt"), *self._system()]
         with (self.folder / "qemu.log").open("ab") as log:
-            self.process = subprocess.Popen([*words, "-monitor", "none", "-qmp", "stdio"], **pipes, stderr=log)
+            self.process = start(*words, "-monitor", "none", "-qmp", "stdio", **pipes, stderr=log)
         assert self.process.stdout is not None
         if not self.process.stdout.readline():  # the greeting
             pytest.fail(f"the emulator did not start: {(self.folder / 'qemu.log').read_text()}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.lab.box import Box, Making, can_make_boxes, start_box
+from tests.lab.device import start
 from tests.lab.require import cannot, needs_programs
 from tests.lab.sshd import client_settings
 
@@ -80,8 +81,8 @@ class Wires:
     def __init__(self, count: int, log: Path) -> None:
         self._lock = threading.Lock()
         with log.open("wb") as stream:
-            command = [sys.executable, str(WIRE), str(count)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream)
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = start(sys.executable, WIRE, str(count), **pipes, stderr=stream)
         assert self._process.stdout is not None
         first = self._process.stdout.readline()
         if not first:

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.lab.device import Device, free_port, send, wait_for_server
+from tests.lab.device import Device, free_port, send, start, wait_for_server
 from tests.lab.require import find, needs_programs
-
-PDEATHSIG = ["setpriv", "--pdeathsig"]  # a child ends with the test runner, also when that is killed
 
 
 class Sshd(Device):
@@ -85,8 +83,8 @@ def start_sshd(folder: Path, *extra: str) -> Sshd:
     """Start one; as root or as any user, who can then log in only as itself."""
     program, port = find_sshd(), free_port()
     write_settings(folder, "127.0.0.1", port, getpass.getuser(), *extra)
-    command = [*PDEATHSIG, "KILL", str(program), "-D", "-e", "-f", str(folder / "sshd_config")]
+    command = [program, "-D", "-e", "-f", folder / "sshd_config"]
     with (folder / "log").open("wb") as log:
-        server = Sshd(folder, "127.0.0.1", port, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log))
+        server = Sshd(folder, "127.0.0.1", port, start(*command, stdin=subprocess.DEVNULL, stderr=log))
     wait_for_server(server, 10)
     return server

@@ -13,7 +13,7 @@ Standard output: one JSON line when all is up, {"client": PATH, "devices": [PATH
 to each JSON line on standard input:
     {"wire": I, "set": {...}}   settings of both directions; see Settings
     {"wire": I}                 counters of both directions
-The end of standard input, or of the parent, ends it.
+The end of standard input ends it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import json
 import os
 import random
 import select
-import signal
 import struct
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 
-CLONE_NEWNET, TUNSETIFF, IFF_TAP_NO_PI, PR_SET_PDEATHSIG = 0x40000000, 0x400454CA, 0x1002, 1
+CLONE_NEWNET, TUNSETIFF, IFF_TAP_NO_PI = 0x40000000, 0x400454CA, 0x1002
 ARP = b"\x08\x06"
 QUEUE_BYTES = 16 << 10  # what a slow link holds back before it drops, beside `queue_ms`
 COUNTS = ("arrived", "delivered", "bytes", "delayed", "lost", "queue", "hole", "cut", "error")  # frames, but for `bytes`
@@ -224,7 +223,6 @@ class Wires:
 
 
 def main() -> None:
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     wires = Wires(int(sys.argv[1]))
     paths = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in wires.namespaces]
     print(json.dumps({"client": paths[0], "devices": paths[1:]}), flush=True)
