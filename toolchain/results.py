@@ -165,7 +165,8 @@ def bench_part(bench: Mapping[str, Any], engines: Mapping[str, Path], folder: Pa
     for label in engines:
         rounds = read_json(folder / bench["engines"][label]["samples"])["rounds"]
         samples_ms = [value for entry in rounds for value in entry["latency_ms"]]
-        rows.append({"label": label, "samples_ms": samples_ms, "sha256": bench["engines"][label]["sha256"]})
+        engine = bench["engines"][label]
+        rows.append({"label": label, "latency_ms": engine["latency_ms"], "samples_ms": samples_ms, "sha256": engine["sha256"]})
     return {
         "device": bench["device"], "valid": bench["valid"], "reasons": list(bench["reasons"]), "control": bench["control"],
         "threads": bench["settings"]["threads"], "provider": first["provider"], "runtime_version": first["runtime_version"],

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.report.timed import timed
+
 
 @pytest.fixture
 def summary() -> dict[str, Any]:
@@ -43,7 +45,7 @@ def summary() -> dict[str, Any]:
         "stages": [{"name": "prune", "duration_s": 9.5, "reused": False}, {"name": "train", "duration_s": 125, "reused": True}],
         "bench": {
             "device": {"cpu": {"model": "board cpu", "cores": 4}, "governor": None},
-            "engines": [{"label": "dense", "samples_ms": samples(4.4)}, {"label": "pruned + INT8", "samples_ms": samples(1.45)}],
+            "engines": [timed("dense", samples(4.4)), timed("pruned + INT8", samples(1.45))],
             "valid": True, "reasons": [], "threads": 2, "provider": "CPUExecutionProvider", "runtime_version": "1.32.0",
             "control": {"ratio": 1.003, "interval": [0.98, 1.02]}, "rounds": 15,
         },

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.report.timed import timed
 from toolchain.errors import RunFolderError
 from toolchain.report.html import write_report
 
@@ -188,25 +189,43 @@ def test_raw_samples_may_lie_in_a_file(tmp_path: Path, summary: dict[str, Any], 
         np.save(path, np.array(values))
     else:
         path.write_text(json.dumps(values))
+    found = {"latency_ms": timed("", values)["latency_ms"]}
     summary["bench"]["engines"] = [
-        {"label": "dense", "samples_path": path.name},
-        {"label": "gone", "samples_path": "nowhere.json"},
+        {"label": "dense", "samples_path": path.name, **found},
+        {"label": "gone", "samples_path": "nowhere.json", **found},
     ]
     _, parsed = page(summary, tmp_path)
-    assert "dense 400 3.99 5.59 5.95 5.99 0" in parsed.text
     assert "raw latencies of gone: no file nowhere.json" in parsed.text
 
 
 def test_percentiles_that_few_samples_cannot_bound_are_not_printed(tmp_path: Path, summary: dict[str, Any]) -> None:
-    summary["bench"]["engines"] = [{"label": "dense", "samples_ms": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}]
+    summary["bench"]["engines"] = [timed("dense", [4.0, 1.0, 7.0, 2.0, 6.0, 3.0, 5.0])]
     _, parsed = page(summary, tmp_path)
-    assert "dense 7 4.00 – – 7.00 0" in parsed.text
+    assert "dense 7 4.00 1.00–7.00 – – – 7.00 0" in parsed.text
+
+
+def test_percentiles_are_those_of_the_benchmark(tmp_path: Path, summary: dict[str, Any]) -> None:
+    """It knows how far its samples depend on each other, which the page cannot tell from the samples alone."""
+    engine = timed("dense", [2.0 + 0.01 * step for step in range(400)])
+    for name, value in {"p50": 3.99, "p90": 5.59, "p95": 5.79}.items():
+        engine["latency_ms"][name] = {"value": value, "low": value - 1, "high": value + 1, "reason": None}
+    engine["latency_ms"]["p95"] |= {"low": None, "high": None, "reason": "too few blocks"}
+    engine["latency_ms"]["p99"] = {"value": None, "low": None, "high": None, "reason": "400 samples tell as much as 40"}
+    summary["bench"]["engines"] = [engine]
+    _, parsed = page(summary, tmp_path)
+    assert "dense 400 3.99 2.99–4.99 5.59 4.59–6.59 5.79 – 5.99 0" in parsed.text
+
+
+def test_an_engine_without_its_statistics_is_refused(tmp_path: Path, summary: dict[str, Any]) -> None:
+    del summary["bench"]["engines"][0]["latency_ms"]
+    with pytest.raises(RunFolderError, match="latency_ms"):
+        write_report(summary, tmp_path / "report.html")
 
 
 @pytest.mark.parametrize("values", [[1.0, 0.0], [1.0, "x"], [], {"a": 1}])
 def test_damaged_samples_are_refused(tmp_path: Path, summary: dict[str, Any], values: Any) -> None:
     (tmp_path / "s.json").write_text(json.dumps(values))
-    summary["bench"]["engines"] = [{"label": "dense", "samples_path": "s.json"}]
+    summary["bench"]["engines"] = [{"label": "dense", "samples_path": "s.json", "latency_ms": timed("", [1.0])["latency_ms"]}]
     with pytest.raises(RunFolderError, match=r"dense|cannot be read"):
         write_report(summary, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

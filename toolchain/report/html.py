@@ -9,7 +9,7 @@ from typing import Any
 from toolchain.report.charts import NARROW, WIDE, accuracy_against_latency, distribution, training
 from toolchain.report.columns import columns_of, footnotes_of
 from toolchain.report.headline import headline, tiles
-from toolchain.report.rows import class_rows, duration, engine_rows, evidence, heats, reproduce, table_rows
+from toolchain.report.rows import PERCENTILES, class_rows, duration, engine_rows, evidence, heats, reproduce, table_rows
 from toolchain.report.samples import load_samples
 from toolchain.report.summary import Summary, parse_summary
 from toolchain.stage import write_bytes
@@ -45,8 +45,9 @@ def render(summary: Summary, folder: Path) -> str:
 
 def _context(summary: Summary, folder: Path) -> dict[str, Any]:
     samples, absent = load_samples(summary.bench, folder)
+    engines = summary.bench.engines if summary.bench else []
     colours = {variant.label: row for row, variant in enumerate(summary.variants)}
-    series = [colours.get(label, len(colours) + row) for row, label in enumerate(samples)]
+    series = {engine.label: colours.get(engine.label, len(colours) + row) for row, engine in enumerate(engines)}
     return {
         "s": summary,
         "headline": headline(summary),
@@ -55,8 +56,9 @@ def _context(summary: Summary, folder: Path) -> dict[str, Any]:
         "rows": table_rows(summary.variants),
         "notes": footnotes_of(summary.variants).texts,
         "scatter": _both(lambda width: accuracy_against_latency(summary.variants, width)),
-        "distribution": _both(lambda width: distribution(list(samples.items()), series, width)),
-        "engines": engine_rows(samples, series),
+        "distribution": _both(lambda width: distribution(list(samples.items()), [series[label] for label in samples], width)),
+        "percentiles": PERCENTILES,
+        "engines": engine_rows(engines, series),
         "absent_samples": absent,
         "curves": _training(summary),
         "widest": max((layer.dense for layer in summary.layers), default=1),

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolchain.measurement.stats import Percentile, summarize
 from toolchain.report.columns import Column, columns_of, footnotes_of, milliseconds
 from toolchain.report.headline import points
-from toolchain.report.summary import Sensitivity, Summary
+from toolchain.report.summary import Bounded, EngineSamples, Sensitivity, Summary
 from toolchain.report.variant import Variant
 
 METRIC_NAMES = {"map50": "mAP50", "map50_95": "mAP50-95"}
@@ -75,30 +74,33 @@ def class_rows(variants: Sequence[Variant]) -> list[ClassRow]:
 
 @dataclass(frozen=True)
 class EngineRow:
-    """Latency statistics of one engine as text, its colour, and how many runs took more than twice the median."""
+    """Latency statistics of one engine, its colour, and how many runs took more than twice the median."""
 
     label: str
     series: int
     n: int
-    p50: str
-    p90: str
-    p99: str
+    percentiles: list[Cell]
     maximum: str
     slow: int
 
 
-def engine_rows(samples: Mapping[str, Sequence[float]], series: Sequence[int]) -> list[EngineRow]:
-    """A percentile that so few samples cannot bound prints as a dash."""
+PERCENTILES = ("p50", "p90", "p95", "p99")
+
+
+def engine_rows(engines: Sequence[EngineSamples], series: Mapping[str, int]) -> list[EngineRow]:
+    """The benchmark's own percentiles and intervals; one that the samples cannot bound prints as a dash."""
     rows = []
-    for (label, values), colour in zip(samples.items(), series, strict=True):
-        found = summarize(values)
-        p50, p90, p99 = (_percentile(item) for item in (found.p50, found.p90, found.p99))
-        rows.append(EngineRow(label, colour, found.n, p50, p90, p99, milliseconds(found.max), found.slow_count))
+    for engine in engines:
+        found = engine.latency_ms
+        cells = [_bounded(getattr(found, name)) for name in PERCENTILES]
+        rows.append(EngineRow(engine.label, series[engine.label], found.n, cells, milliseconds(found.max), found.slow_count))
     return rows
 
 
-def _percentile(item: Percentile) -> str:
-    return "–" if item.value is None else milliseconds(item.value)
+def _bounded(item: Bounded) -> Cell:
+    known = item.low is not None and item.high is not None
+    below = f"{milliseconds(item.low)}–{milliseconds(item.high)}" if known else ""  # type: ignore[arg-type]
+    return Cell("–" if item.value is None else milliseconds(item.value), below)
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,36 @@ class StageTime(_Part):
     reused: bool = False
 
 
+class Bounded(_Part):
+    """A percentile and its 95 % interval, ms; `reason` says why one is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+
+class LatencySummary(BaseModel):
+    """Statistics of an engine's latency as the benchmark gave them: nothing is computed anew from the samples."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    n: int
+    max: float
+    p50: Bounded
+    p90: Bounded
+    p95: Bounded
+    p99: Bounded
+    slow_count: int
+
+
 class EngineSamples(BaseModel):
     """Latencies of one engine, all of them, in order; inline or in a .json or .npy file beside the report."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     label: str
+    latency_ms: LatencySummary
     samples_ms: list[float] | None = None
     samples_path: str | None = None
     sha256: str | None = None
