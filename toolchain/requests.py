@@ -149,7 +149,7 @@ def labelled(engines: Sequence[str]) -> dict[str, Path]:
 def bench_request(
     *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: EnergyRequest | None, power_mode: str | None,
     pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None, cool_down: float | None,
-    start_temperature: float | None, rate_hz: float | None,
+    start_temperature: float | None, rate_hz: float | None, export_times: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Flags -> what `verbs.bench` is asked beside engines and device.
 
@@ -166,7 +166,7 @@ def bench_request(
         cool_down = PACES["report"].cool_down_s
     return {
         "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None, cool_down_s=cool_down),
-        "extras": Extras(energy=energy, rate_hz=rate_hz),
+        "extras": Extras(energy=energy, rate_hz=rate_hz, export_times=export_times),
         "conditions": Conditions(power_mode, pin_clocks, keep_unstable, start_temperature),
         "accuracy": accuracy,
         "data": data,

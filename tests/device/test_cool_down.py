@@ -147,6 +147,7 @@ def test_flags_of_the_command() -> None:
     usual: dict[str, Any] = {
         "rounds": None, "runs": None, "end_to_end": False, "energy": None, "power_mode": None, "pin_clocks": False,
         "keep_unstable": False, "accuracy": False, "data": None, "cool_down": None, "start_temperature": None, "rate_hz": None,
+        "export_times": False,
     }  # fmt: skip
 
     def seconds(profile: str, **changes: Any) -> float:

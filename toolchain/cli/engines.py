@@ -88,6 +88,7 @@ def bench(
         float | None, typer.Option("--start-temperature", help="of the hottest zone, C; default: as when the folder was begun")
     ] = None,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
+    export_times: Annotated[bool, typer.Option("--export-times", help="the samples also as trtexec would write them")] = False,
     attach: Annotated[bool, typer.Option("--attach", help="keep the usable results in the bundles measured")] = False,
     wait: Wait = 0.0,
     patience: Patience = 300.0,
@@ -113,7 +114,7 @@ def bench(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
-        cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz,
+        cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz, export_times=export_times,
     )  # fmt: skip
     asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}
     labelled = requests.labelled(engines)

@@ -53,12 +53,14 @@ class Extras:
         picture: what whole detections are timed on; used where the pace asks for them.
         energy: None: not measured.
         rate_hz: also the latency at this many frames a second, sleeping in between; None: not measured.
+        export_times: the samples also as times/LABEL.json, in the shape of `trtexec --exportTimes`.
     """
 
     aa_control: bool = True
     picture: Picture = RANDOM
     energy: EnergyRequest | None = None
     rate_hz: float | None = None
+    export_times: bool = False
 
     def __post_init__(self) -> None:
         check_rate(self.rate_hz)
@@ -137,6 +139,11 @@ def bench(
     control = baseline + CONTROL if extras.aa_control else None
     result = result_of(alone, whole, paced, files, log.entries, pace, baseline=baseline, control=control, settings=settings)
     write_json(out / "bench.json", result.to_json())
+    if extras.export_times:
+        (out / "times").mkdir(exist_ok=True)
+        for one in alone:
+            if one.label != control:
+                write_json(out / "times" / f"{one.label}.json", one.trtexec_times())
     return result
 
 

@@ -43,6 +43,23 @@ class Samples:
         """The file's name in the benchmark's folder."""
         return f"{self.path.parent.name}/{self.path.name}"
 
+    def trtexec_times(self) -> list[dict[str, float]]:
+        """The inferences in the shape of `trtexec --exportTimes`, ms on the device's monotonic clock.
+
+        Compute is the whole call of the runtime. What is not measured apart (enqueue, copies to and from a GPU: the keys with
+        Enq, H2d and D2h) is left out rather than given as 0; latencyMs is therefore computeMs.
+        """
+        runs = [run for entry in self.rounds for run in zip(entry["start_s"], entry["latency_ms"], strict=True)]
+        return [
+            {
+                "startComputeMs": round(1000 * start_s, 4),
+                "endComputeMs": round(1000 * start_s + ms, 4),
+                "computeMs": ms,
+                "latencyMs": ms,
+            }
+            for start_s, ms in runs
+        ]
+
     def save(self) -> None:
         """Replace the file in one step."""
         about = {
