@@ -41,8 +41,10 @@ class PruneSection(Section):
 
 
 class DistillSection(Section):
-    scores: float = Field(default=1.0, ge=0)
-    boxes: float = Field(default=1.0, ge=0)
+    """Weights of what the dense parent teaches. Off: measured, plain epochs are the better use of the time."""
+
+    scores: float = Field(default=0.0, ge=0)
+    boxes: float = Field(default=0.0, ge=0)
 
 
 class TrainSection(Section):

@@ -19,7 +19,7 @@ def demo(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The whole job offline: made data, a small YOLOv8, prune, distil, ONNX, INT8, engine, benchmark, report."""
+    """The whole job offline: made data, a small YOLOv8, prune, fine-tune, ONNX, INT8, engine, benchmark, report."""
     from toolchain.demo.demo import demo as run_demo
 
     show(run_demo(out, seed=seed), out, as_json)
@@ -49,7 +49,7 @@ def run(
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The whole job: prune, distil, export, INT8, build, benchmark, report. Run it again to go on after a stop."""
+    """The whole job: prune, fine-tune, export, INT8, build, benchmark, report. Run it again to go on after a stop."""
     from toolchain.config import load_config
     from toolchain.pipeline import run as run_job
 

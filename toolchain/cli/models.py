@@ -71,7 +71,7 @@ def prune(
         result, as_json,
         f"asked {result['asked_ratio']:.0%} by {result['strategy']}, reached {reached['macs']:.1%} of multiply-adds, "
         f"{reached['params']:.1%} of weights, {reached['channels']:.1%} of channels\n{out / 'pruned.pt'}\n"
-        f"next: toolchain finetune {out / 'pruned.pt'} --teacher {model} --data DATA.yaml",
+        f"next: toolchain finetune {out / 'pruned.pt'} --data DATA.yaml",
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def select(
         result, as_json,
         f"{result['measured']:.3f} of the dense engine's latency, asked {result['share']:.3f}; {len(result['rounds'])} rounds, "
         f"{result['reached']['macs']:.1%} of multiply-adds gone\n{out / 'pruned.pt'}\n"
-        f"next: toolchain finetune {out / 'pruned.pt'} --teacher {model} --data {data}",
+        f"next: toolchain finetune {out / 'pruned.pt'} --data {data}",
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def finetune(
     model: Model,
     data: Data,
     out: Out = Path("runs/finetune"),
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="dense parent to distil from")] = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="dense parent to distil from; default: none, which measured better")] = None,
     imgsz: Imgsz = 640,
     epochs: Annotated[int, typer.Option("--epochs")] = 60,
     batch: Annotated[int, typer.Option("--batch")] = 16,
@@ -159,14 +159,14 @@ def finetune(
     close_mosaic: Annotated[int, typer.Option("--close-mosaic")] = 10,
     patience: Annotated[int, typer.Option("--patience", help="epochs without a better mAP before stopping; 0: never")] = 0,
     val_every: Annotated[int, typer.Option("--val-every")] = 5,
-    distill_scores: Annotated[float, typer.Option("--distill-scores", help="weight; 0 switches it off")] = 1.0,
-    distill_boxes: Annotated[float, typer.Option("--distill-boxes", help="weight; 0 switches it off")] = 1.0,
+    distill_scores: Annotated[float, typer.Option("--distill-scores", help="weight, with --teacher")] = 1.0,
+    distill_boxes: Annotated[float, typer.Option("--distill-boxes", help="weight, with --teacher")] = 1.0,
     device: Annotated[str, typer.Option("--device", help="cpu, or a CUDA index")] = "cpu",
     extra: Annotated[list[str] | None, typer.Option("--set", help="any other ultralytics training key: NAME=VALUE")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune the pruned network itself, distilled from its parent; the same command goes on after a stop."""
+    """Fine-tune the pruned network itself, on request distilled from its parent; the same command goes on after a stop."""
     from toolchain import requests, verbs
 
     section = requests.train_section(

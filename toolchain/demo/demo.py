@@ -40,7 +40,7 @@ def demo(out: Path, seed: int = 0) -> dict[str, Any]:
         keep_outputs=("dense.pt",),
     )
     dense = trained / "dense.pt"
-    progress.note("3/3 the pipeline: prune, distil, export, INT8, build, benchmark, report")
+    progress.note("3/3 the pipeline: prune, fine-tune, export, INT8, build, benchmark, report")
     config = RunConfig(
         model=dense, data=data, imgsz=IMGSZ, out=out, split="test", seed=seed,
         prune=PruneSection(ratio=0.6, images=120), train=TrainSection(epochs=TUNE_EPOCHS, val_every=8, **SHARED),

@@ -20,7 +20,7 @@ __all__ = ["Job", "cut_and_tune", "dense_stage", "guard_stage", "run", "start"]
 
 
 def run(config: RunConfig, command: str = "") -> dict[str, Any]:
-    """Prune, distil, export, quantize, build, benchmark, report; stages already done with the same inputs are kept.
+    """Prune, fine-tune, export, quantize, build, benchmark, report; stages already done with the same inputs are kept.
 
     Returns:
         the summary, also in `summary.json`; the page is `report.html`.

@@ -103,7 +103,7 @@ def _score(value: float | None) -> str | None:
 Step = Literal["dense", "cut", "tuned", "int8"]
 STEP_NAMES = {"cut": "the cut", "tuned": "fine-tuning", "int8": "INT8"}
 STEP_NEXT = {
-    "cut": "Ask for less, cut in more and smaller steps by measured sensitivity, and fine-tune longer with distillation.",
+    "cut": "Ask for less, cut in more and smaller steps by measured sensitivity, and fine-tune longer.",
     "tuned": "Fine-tuning made it worse: lower the learning rate, check its data, keep the best epoch and not the last.",
     "int8": "Keep what follows the head's last convs in float, calibrate on more and typical images, try another recipe.",
 }

@@ -26,7 +26,7 @@ def finetune(
     seed: int = 0,
     title: str = "Fine-tuning",
 ) -> dict[str, Any]:
-    """Train the network itself, distilled from `teacher`; writes `tuned.pt`."""
+    """Train the network itself, distilled from `teacher` if there is one; writes `tuned.pt`."""
     from toolchain.yolo.finetune import finetune as stage
 
     return stage(model, out, data=data, imgsz=imgsz, settings=requests.train_settings(train, seed), teacher=teacher, title=title)
