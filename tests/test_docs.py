@@ -31,9 +31,9 @@ from toolchain.selection.strategies import STRATEGIES
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 STAGES = (
-    "load", "groups", "criteria", "strategies-and-schedule", "selection", "plan", "sensitivity", "finetune-and-
-    distillation", "export", "int8", "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets",
-    "doctor", "errors", "bundle-and-deploy", "fleet", "energy", "test-lab",
+    "load", "groups", "criteria", "strategies-and-schedule", "selection", "plan", "sensitivity", "finetune-and-distillation",
+    "export", "int8", "build-and-bench", "evaluate", "diagnose", "run-folder", "hosts-over-ssh", "targets", "doctor", "errors",
+    "bundle-and-deploy", "fleet", "energy", "test-lab",
 )  # fmt: skip
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
