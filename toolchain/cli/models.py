@@ -146,7 +146,7 @@ def finetune(
     model: Model,
     data: Data,
     out: Out = Path("runs/finetune"),
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="dense parent to distil from; default: none, which measured better")] = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="dense parent to distil from")] = None,
     imgsz: Imgsz = 640,
     epochs: Annotated[int, typer.Option("--epochs")] = 60,
     batch: Annotated[int, typer.Option("--batch")] = 16,
