@@ -196,7 +196,7 @@ def test_whole_detections_go_on_where_they_were(
 def test_more_rounds_may_follow_but_no_other_passes(engines: dict[str, Path], tmp_path: Path) -> None:
     bench(engines, tmp_path / "out", ONE, short(1, 2))
     assert bench(engines, tmp_path / "out", ONE, short(3, 2)).rounds == 3
-    with pytest.raises(errors.RunFolderError, match="pace differ"):
+    with pytest.raises(errors.RunFolderError, match=r"pace\.lead_runs is 1, was 0"):
         bench(engines, tmp_path / "out", ONE, short(3, 2, lead_runs=1))
 
 

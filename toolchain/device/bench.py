@@ -20,6 +20,7 @@ import numpy as np
 
 from toolchain import progress
 from toolchain.device import energy
+from toolchain.device.claim import claim
 from toolchain.device.conditions import AS_IT_IS, Conditions
 from toolchain.device.end_to_end import RANDOM, Picture
 from toolchain.device.energy_request import EnergyRequest
@@ -30,7 +31,7 @@ from toolchain.device.paced import check_rate, paced_fields
 from toolchain.device.prepared import prepared
 from toolchain.device.remote import Device, connect
 from toolchain.device.results import BenchResult, result_of
-from toolchain.device.samples import Samples, claim, open_samples
+from toolchain.device.samples import Samples, open_samples
 from toolchain.device.session import AgentSession
 from toolchain.device.session_log import SessionLog
 from toolchain.device.settings import HERE, On

@@ -12,7 +12,6 @@ from toolchain.errors import RunFolderError
 from toolchain.stage import read_json, write_json
 
 FOLDERS: dict[type[Turn], str] = {Turn: "samples", WholeTurn: "end-to-end", PacedTurn: "paced"}
-IDENTITY = "identity.json"
 
 
 @dataclass
@@ -89,26 +88,6 @@ class Samples:
             fix = "remove the folder and measure again"
             raise RunFolderError("damaged samples", got=f"{self.path}: {error}", fix=fix) from error
         return self
-
-
-def claim(out: Path, engines: dict[str, str], settings: dict[str, Any]) -> None:
-    """Make `out` the folder of this benchmark.
-
-    Args:
-        engines: label -> hash of the engine.
-        settings: what must be the same for rounds to belong together.
-
-    Raises:
-        RunFolderError: it holds a benchmark of other engines or settings.
-    """
-    expected, path = {"engines": engines, "settings": settings}, out / IDENTITY
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, expected)
-    elif (found := read_json(path)) != expected:
-        keys = [key for key in settings if found.get("settings", {}).get(key) != settings[key]]
-        got = f"{out}: {', '.join(keys) or 'its engines'} differ"
-        raise RunFolderError("the folder holds another benchmark", got=got, fix="use another folder, or remove this one")
 
 
 def open_samples(out: Path, engines: dict[str, str], labels: Iterable[str], kind: type[Turn] = Turn) -> list[Samples]:
