@@ -8,6 +8,7 @@ import pytest
 
 from tests import tinynet
 from tests.lab.sshd import Sshd, start_sshd
+from tests.tensorrt_fakes import lab
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +43,17 @@ def noisy_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 def dev(lab_ssh: Sshd) -> Sshd:
     """The usual device, reachable as `dev`."""
     return lab_ssh
+
+
+@pytest.fixture(scope="session")
+def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for CUDA's runtime, built once."""
+    return lab.build_cudart(tmp_path_factory.mktemp("cudart"))
+
+
+@pytest.fixture
+def trt10(cudart: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """A device with TensorRT 10.3; the environment makes another of it."""
+    with lab.fake_machine(monkeypatch, cudart, "10.3.0"):
+        monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "device"))
+        yield monkeypatch

@@ -57,7 +57,7 @@ def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request
 
     places = {"root": str(plant.boards[name].root), "cache": str(plant.folder / "cache")}
     with connect(host, python=sys.executable, **places) as device:
-        return measure(device, engines, out, request, target=target, fields=FIELDS, on_phase=follow)
+        return measure(device, engines, out, request, target=target, fields=dict.fromkeys(engines, FIELDS), on_phase=follow)
 
 
 def random_board(root: Path, seed: int, u: float) -> Board:

@@ -22,7 +22,7 @@ from toolchain import errors, imaging, verbs
 from toolchain.device import bundle
 from toolchain.device.manifest import attach, engine_of, verify
 from toolchain.device.pace import pace_of
-from toolchain.device.settings import On
+from toolchain.device.settings import PROVIDERS, On
 from toolchain.measurement.record import Record
 from toolchain.predictions import candidates
 from toolchain.stage import file_sha256
@@ -261,7 +261,7 @@ def test_infer_needs_only_what_a_board_has() -> None:
     words = [sys.executable, "-c", code, "-t=3.6-", "--no-tips", "--violations", str(SCRIPT)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    allowed = set(sys.stdlib_module_names) | {"numpy", "onnxruntime", "cv2", "PIL"}
+    allowed = set(sys.stdlib_module_names) | {"numpy", "cv2", "PIL", *PROVIDERS}
     imported = {line.split()[1] for line in SCRIPT.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))}
     assert {name.split(".")[0] for name in imported} - {"infer"} <= allowed
 

@@ -84,7 +84,7 @@ def test_the_overhead_of_sampling_is_told(plant: Plant, engines: dict[str, Path]
     with connect("local", root=str(plant.boards["b"].root)) as device:
         result = energy.measure(
             device, one, tmp_path / "out", EnergyRequest(repeats=1, rate_hz=20.0, phases=QUICK.phases),
-            target=target_for(plant.boards["b"]), fields=FIELDS, latency_p50_ms={"one": 1e-4},
+            target=target_for(plant.boards["b"]), fields=dict.fromkeys(one, FIELDS), latency_p50_ms={"one": 1e-4},
         )["one"]  # fmt: skip
     assert result.latency_overhead is not None
     assert any("the sampler disturbs the load" in flag for flag in result.flags)
@@ -130,7 +130,7 @@ def test_a_link_that_is_cut_in_mid_window(plant: Plant, lab_ssh: Sshd, engines: 
 
 def no_number(tmp_path: Path, engines: dict[str, Path], target: Any, root: str = "/") -> EnergyResult:
     with connect("local", root=root) as device:
-        result = energy.measure(device, engines, tmp_path / "out", QUICK, target=target, fields=FIELDS)
+        result = energy.measure(device, engines, tmp_path / "out", QUICK, target=target, fields=dict.fromkeys(engines, FIELDS))
     saved = json.loads((tmp_path / "out/energy.json").read_text())["engines"]["one"]
     assert (saved["status"], saved["energy_total_mj"]) == ("not_measured", None)
     return result["one"]

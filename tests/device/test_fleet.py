@@ -103,6 +103,7 @@ def test_ctrl_c_ends_every_worker_and_keeps_what_is_done(dev: Sshd) -> None:
         finally:
             ended.append(host)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup has it ignored
     interrupt_when(lambda: len(waiting) == 3 and done == ["a"])
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

@@ -126,7 +126,8 @@ def test_python_without_numpy_and_runtime(engines: dict[str, Path], images: Path
         infer(engines["one"], images, tmp_path / "out.npz", On(python=bare))
     with connect("local", python=bare) as device, device.session() as session:
         found = session.request("probe", timeout_s=60)
-    assert found["runtimes"] == {"onnxruntime": None}
+        assert "onnxruntime" in found["runtimes"]
+        assert not any(found["runtimes"].values())
     assert "onnxruntime" in found["unreadable"]["runtimes.onnxruntime"]
 
 

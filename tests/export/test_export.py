@@ -139,6 +139,12 @@ def test_short_dfl_is_the_same_function(exported: tuple[Path, dict[str, Any]], p
     assert shorten_dfl(model) == 0
 
 
+def test_short_dfl_on_request(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    report = export(tiny_model(), tmp_path, pictures, short_dfl=True)
+    assert report["dfl_shortened"] == 1
+    assert "Softmax" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+
+
 def test_short_dfl_survives_extreme_logits(exported: tuple[Path, dict[str, Any]], pictures: NDArray[np.uint8]) -> None:
     model = onnx.load(exported[0])
     for tensor in model.graph.initializer:  # the last convs of the box branch: logits of thousands

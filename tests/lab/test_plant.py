@@ -58,7 +58,7 @@ def read(path: Path) -> int:
 
 
 def test_files_follow_the_truth_in_real_time(tmp_path: Path) -> None:
-    board = Board(tmp_path / "board", constant(5.0), idle_w=3.0, sensor=Ina3221(0.05), rails={"VDD_IN": 1.0, "VDD_SOC": 0.5})
+    board = Board(tmp_path / "board", constant(5.0), idle_w=3.0, sensor=Ina3221(0.05), rails={"VDD_IN": 1.0, "VDD_SOC": 0.51})
     chip = board.root / "sys/class/hwmon/hwmon1"
     with start_plant(tmp_path / "plant", {"board": board}) as plant:
         assert (chip / "in7_label").read_text().strip() == "sum of shunt voltages"

@@ -4,7 +4,7 @@ import os
 
 from . import journal
 
-OWN = ("agent", "files", "out", "trial")  # folders that operations make in the cache
+OWN = ("agent", "engines", "files", "out", "trial", "venv")  # folders that operations make in the cache
 
 
 def remove(path):

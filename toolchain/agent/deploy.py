@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 
-from . import files, shelf, smoke
+from . import files, ready, shelf, smoke
 from .shelf import Shelf
 from .wire import AgentError
 
@@ -95,9 +95,12 @@ def install(place, version, listed):
     return name
 
 
-def _tried(place, version, limit_s):
+def _tried(job, place, version):
+    """The engine made ready and the bundle tried, or the version refused: see ready.ready and smoke.check."""
     try:
-        return smoke.check(place.path(version), limit_s)
+        engine = ready.ready(job, place.path(version))
+        job.event("step", step="try")
+        return {"engine": engine, "tried": smoke.check(place.path(version), job.need("limit_s", (int, float)))}
     except AgentError as error:
         place.keep_failure(version, error)
         now = place.current()
@@ -109,7 +112,7 @@ def deploy(job):
     """Install, try, switch.
 
     Returns:
-        folder, version, the version before, whether anything changed, and what the trial found.
+        folder, version, the version before, whether anything changed, what engine it runs (ready.ready) and what the trial found.
     """
     version, listed, wait_s = job.need("version", str), job.need("files", dict), job.need("wait_s", (int, float))
     if not shelf.VERSION.match(version) or not all(FILE.match(name) for name in listed) or shelf.MANIFEST not in listed:
@@ -122,14 +125,13 @@ def deploy(job):
             before = place.current()
             job.event("step", step="install")
             version = install(place, version, listed)
-            job.event("step", step="try")
-            tried = _tried(place, version, job.need("limit_s", (int, float)))
+            found = _tried(job, place, version)
             job.event("step", step="switch")
             if version != before:
                 place.write_history([*place.history(), version])
                 place.switch(version)
             place.prune()
-    return {"folder": place.folder, "version": version, "before": before, "switched": version != before, "tried": tried}
+    return dict(found, folder=place.folder, version=version, before=before, switched=version != before)
 
 
 def rollback(job):
@@ -146,12 +148,11 @@ def rollback(job):
         wrong = shelf.damage(place.path(version), version)
         if wrong is not None:
             raise AgentError("deploy", "%s cannot be gone back to: %s; %s stays in service" % (version, wrong, before))
-        job.event("step", step="try")
-        tried = _tried(place, version, job.need("limit_s", (int, float)))
+        found = _tried(job, place, version)
         job.event("step", step="switch")
         place.switch(version)
         place.write_history(known[:-1])
-    return {"folder": place.folder, "version": version, "before": before, "switched": True, "tried": tried}
+    return dict(found, folder=place.folder, version=version, before=before, switched=True)
 
 
 def deployed(job):

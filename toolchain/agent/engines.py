@@ -17,6 +17,8 @@ def open_engine(job, **more):
     path, provider, threads = job.need("path", str), job.need("provider", str), job.need("threads", int)
     runtime = runtimes.find(job.need("runtime", str))
     runtime.version()  # importing the runtime is not part of loading the engine
+    if getattr(runtime, "BUILDS", False):
+        more.update(cache=job.cache, root=job.root)
     started = time.perf_counter()
     engine = runtime.load(path, provider, threads, **more)
     return engine, 1000.0 * (time.perf_counter() - started)

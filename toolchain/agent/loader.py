@@ -14,6 +14,7 @@ import tempfile
 import zlib
 
 MARKER = "\x1eedge1 "
+VENV, MARK = "venv", "edge-toolchain-whole"  # environment that `install` makes, and the file it writes last
 
 
 def say(message):
@@ -48,6 +49,14 @@ def receive(given, path, size, sha256):
             os.remove(partial)
 
 
+def own_python(order):
+    """Python of the environment that `install` has made, where the host leaves the choice to the device."""
+    venv = os.path.join(os.path.expanduser(order["cache"]), VENV)
+    python = os.path.join(venv, "bin", "python")
+    whole = order.get("venv") and os.path.exists(os.path.join(venv, MARK)) and os.access(python, os.X_OK)
+    return python if whole else None
+
+
 def load():
     given = io.BufferedReader(io.FileIO(0, closefd=False), 1)  # a buffer of one byte reads nothing ahead
     order = json.loads(given.readline().decode("utf-8"))
@@ -60,6 +69,9 @@ def load():
             kind = "disk_full" if getattr(error, "errno", None) in (28, 122) else "upload"
             say({"error": {"kind": kind, "text": str(error)}})
             return 1
+    python = own_python(order)
+    if python is not None:
+        os.execv(python, [python, path, json.dumps(order)])
     sys.path[:] = [entry for entry in sys.path if entry]  # what lies in the home folder must not shadow numpy
     sys.argv = [path, json.dumps(order)]
     runpy.run_path(path, run_name="__main__")

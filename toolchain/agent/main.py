@@ -22,6 +22,10 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "get": ("files", "get"),
     "drop": ("files", "drop"),
     "lock": ("lock", "lock"),
+    "version": ("convert", "version"),
+    "convert": ("convert", "convert"),
+    "fetch": ("convert", "fetch"),
+    "adopt": ("convert", "adopt"),
     "build": ("engines", "build"),
     "bench": ("timing", "bench"),
     "go": ("timing", "go"),
@@ -34,11 +38,14 @@ OPS = {  # operation: module, function; imported when asked for, so that a devic
     "power_start": ("power.sampler", "start"),
     "power_stop": ("power.sampler", "stop"),
     "trial": ("smoke", "trial"),
+    "trtexec": ("trt.measure", "answer"),
+    "selftest": ("trt.selftest", "step"),
     "have": ("deploy", "have"),
     "deploy": ("deploy", "deploy"),
     "rollback": ("deploy", "rollback"),
     "deployed": ("deploy", "deployed"),
     "clean": ("clean", "clean"),
+    "install": ("install", "install"),
 }
 OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
 

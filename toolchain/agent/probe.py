@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 
 from . import emulation, nvpmodel, runtimes, state, sysfs
 
@@ -187,6 +188,7 @@ def probe(root="/", cache="/"):
     values = sysfs.collect(
         (
             ("python", platform.python_version),
+            ("executable", lambda: sys.executable),
             ("numpy", numpy_version),
             ("arch", lambda: arch(root)),
             ("kernel", lambda: platform.system() + " " + platform.release()),

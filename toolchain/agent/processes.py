@@ -1,13 +1,15 @@
 """What else runs on the device: busy processes, programs known to disturb, users of the accelerators."""
 
 import os
+import re
 import time
 
 from . import sysfs
 
 WINDOW_S = 0.2
 SHOWN = 5
-LOADER = b".read(int(sys.argv[1])))"  # part of every agent's command line
+LOADER = b".read(int(sys.argv[1])))"  # part of an agent's command line
+PACKED = re.compile(rb"/agent/[0-9a-f]{64}\.pyz\Z")  # of one that runs in the environment that `install` made
 DISTURBING = (  # names as /proc shows them
     "jtop", "tegrastats", "Xorg", "Xwayland", "gnome-shell", "gdm3", "lightdm", "labwc", "wayfire", "kwin_x11", "kwin_wayland",
     "weston", "apt", "apt-get", "dpkg",
@@ -57,7 +59,7 @@ def agents(root, processes):
                 words = stream.read(4096).split(b"\0")
         except OSError:
             continue
-        if len(words) > 2 and words[1] == b"-c" and LOADER in words[2]:
+        if len(words) > 2 and ((words[1] == b"-c" and LOADER in words[2]) or PACKED.search(words[1])):
             found.add(pid)
     return found
 

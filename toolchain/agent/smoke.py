@@ -17,7 +17,7 @@ libc = ctypes.CDLL(None)  # loaded before any fork
 SHOWN = 3  # differences named in an error
 
 
-def _die_with_agent():
+def die_with_agent():
     libc.prctl(KILL_WITH_PARENT, signal.SIGKILL)
 
 
@@ -29,7 +29,7 @@ def run(folder, min_score, limit_s):
     """
     words = [sys.executable, os.path.join(folder, "infer.py"), os.path.join(folder, SAMPLE), "--min-score", repr(min_score)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, cwd="/", preexec_fn=_die_with_agent, **pipes) as process:
+    with subprocess.Popen(words, cwd="/", preexec_fn=die_with_agent, **pipes) as process:
         try:
             said, complained = process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:

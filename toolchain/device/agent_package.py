@@ -33,11 +33,11 @@ class AgentPackage:
     packed: bytes
 
 
-def _sources(folder: Traversable, prefix: str) -> dict[str, bytes]:
+def sources_of(folder: Traversable, prefix: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name != "__pycache__":
-            found.update(_sources(entry, f"{prefix}{entry.name}/"))
+            found.update(sources_of(entry, f"{prefix}{entry.name}/"))
         elif entry.name.endswith(".py"):
             found[prefix + entry.name] = entry.read_bytes()
     return found
@@ -57,7 +57,7 @@ def pack(sources: dict[str, bytes]) -> bytes:
 @cache
 def agent_package() -> AgentPackage:
     """The agent of this installation."""
-    sources = _sources(resources.files("toolchain.agent"), f"{PACKAGE}/")
+    sources = sources_of(resources.files("toolchain.agent"), f"{PACKAGE}/")
     sources[f"{PACKAGE}/shipped.py"] = (resources.files("toolchain.device") / SHIPPED).read_bytes()
     data = pack({**sources, "__main__.py": MAIN.encode()})
     return AgentPackage(data, hashlib.sha256(data).hexdigest(), sources[f"{PACKAGE}/loader.py"], zlib.compress(data, 9))

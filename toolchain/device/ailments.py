@@ -28,7 +28,6 @@ GENERATION_3_GT_S = 8.0
 COOL = "let it cool, turn up the fan, then look again"
 GOVERNOR = "echo performance | sudo tee /sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
 INSTALL = {
-    "onnxruntime": "python3 -m pip install --user numpy onnxruntime",
     "tensorrt": "sudo apt-get install tensorrt python3-libnvinfer",
 }
 MONITORS = {"jtop": "sudo systemctl stop jtop", "tegrastats": "tegrastats --stop"}
@@ -65,11 +64,12 @@ def _device(exam: Examination) -> Iterator[Finding]:
         why = "its sensors, rails and pins are then not known; describe it in a TOML file, see docs/targets.md"
         yield Finding("warning", "no target describes this device", why, "toolchain targets")
     runtime = exam.no_runtime or (None if any(exam.probe.runtimes.values()) else "no runtime of any kind")
+    install = f"toolchain doctor {exam.host} --install"
     if runtime:
         name = runtime.partition(":")[0].removeprefix("runtime ")
-        yield Finding("unfit", "the runtime is missing", runtime, INSTALL.get(name, INSTALL["onnxruntime"]))
+        yield Finding("unfit", "the runtime is missing", runtime, INSTALL.get(name, install))
     elif exam.probe.numpy is None:
-        yield Finding("unfit", "numpy is missing", exam.probe.unreadable.get("numpy", ""), INSTALL["onnxruntime"])
+        yield Finding("unfit", "numpy is missing", exam.probe.unreadable.get("numpy", ""), install)
     if exam.busy:
         yield Finding("unfit", "somebody else measures here", f"{exam.busy}; wait for it, or ask them")
     if exam.probe.emulated:

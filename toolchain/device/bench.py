@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from toolchain import progress
-from toolchain.device import energy
+from toolchain.device import energy, trtexec
 from toolchain.device.claim import claim
 from toolchain.device.conditions import AS_IT_IS, Conditions
+from toolchain.device.conversion import place
 from toolchain.device.end_to_end import RANDOM, Picture
 from toolchain.device.energy_request import EnergyRequest
 from toolchain.device.engine_messages import BenchAnswer, PacedTurn, Turn, WholeTurn
@@ -55,6 +56,7 @@ class Extras:
         energy: None: not measured.
         rate_hz: also the latency at this many frames a second, sleeping in between; None: not measured.
         export_times: the samples also as times/LABEL.json, in the shape of `trtexec --exportTimes`.
+        trtexec: TensorRT's plans also by trtexec, where the device has it; in a report always.
     """
 
     aa_control: bool = True
@@ -62,6 +64,7 @@ class Extras:
     energy: EnergyRequest | None = None
     rate_hz: float | None = None
     export_times: bool = False
+    trtexec: bool = False
 
     def __post_init__(self) -> None:
         check_rate(self.rate_hz)
@@ -73,6 +76,7 @@ LATENCY_ALONE = Extras()
 def bench(
     engines: Mapping[str, Path], out: Path, on: On = HERE, pace: Pace = QUICK, *, extras: Extras = LATENCY_ALONE,
     conditions: Conditions = AS_IT_IS, imgsz: int | None = None, timeout_s: float = 600.0, command: str = "",
+    ons: Mapping[str, On] | None = None,
 ) -> BenchResult:  # fmt: skip
     """Measure every engine in rounds.
 
@@ -80,13 +84,14 @@ def bench(
 
     Args:
         engines: label -> file; the first is the baseline of the ratios.
-        out: folder for LABEL.json in samples/, end-to-end/ and paced/ (every sample), bench.json (the result), sessions.json (the
-            device around them) and energy/.
+        out: folder for LABEL.json in samples/, end-to-end/, paced/ and trtexec/ (every sample), bench.json (the result),
+            sessions.json (the device around them) and energy/.
         on: device, runtime, threads, target.
         pace: how long and how often.
         imgsz: side of the picture, for engines that take any.
         timeout_s: longest silence of the device beyond the length of a pass.
         command: how this was asked for, for the record.
+        ons: label -> runtime, provider and threads of that engine; None: those of `on` for all. All else is always that of `on`.
 
     Returns:
         the result; `valid` is False, with the reasons, when it must not be used. Fewer than 6 rounds cannot pass the control.
@@ -102,8 +107,10 @@ def bench(
     baseline = next(iter(engines))
     files = {**engines, **({baseline + CONTROL: engines[baseline]} if extras.aa_control else {})}
     hashes = {label: file_sha256(path) for label, path in files.items()}
+    by = {label: (ons or {}).get(label.removesuffix(CONTROL), on).engine_fields() for label in files}
     settings = {
-        **on.engine_fields(), "host": on.host, "target": on.target, "imgsz": imgsz, "pace": pace.of_a_round(),
+        **on.engine_fields(), **({"by": by} if ons else {}),
+        "host": on.host, "target": on.target, "imgsz": imgsz, "pace": pace.of_a_round(),
         "power_mode": conditions.power_mode, "pin_clocks": conditions.pin_clocks,
         "picture": extras.picture.to_json() if pace.end_to_end else None, "rate_hz": extras.rate_hz,
     }  # fmt: skip
@@ -113,29 +120,37 @@ def bench(
     paced = open_samples(out, hashes, engines, PacedTurn) if extras.rate_hz else []
     log = SessionLog(out, target, conditions, command)
     missing = any(len(some[0].rounds) < pace.rounds for some in (alone, whole, paced) if some)
-    due = missing or (extras.energy is not None and log.energy is None)
+    plans = _plans(engines, by, extras, pace)
+    due = missing or (extras.energy is not None and log.energy is None) or (bool(plans) and log.trtexec is None)
     if due or not log.closed:
         with connect(on.host, python=on.python) as device, prepared(device, on, target, conditions) as watcher:
             log.begin(watcher, pace.cool_down_s if due else None)
             if missing:
                 with ExitStack() as stack:
-                    fields = {**on.engine_fields(), **pace.warmup_fields(), "imgsz": imgsz}
-                    agents = _load(device, stack, files, fields, timeout_s, log)
+                    fields = {label: {**by[label], **pace.warmup_fields(), "imgsz": imgsz} for label in files}
+                    agents = _load(device, stack, files, fields, on.calibration, timeout_s, log)
                     rounds = Rounds(agents, pace, timeout_s, log, watcher)
                     rounds.measure(alone, "go", pace.pass_fields(), f"Timing on {device.name}")
                     if whole:
-                        fields = {**pace.pass_fields(pace.end_pass_s), **extras.picture.put(agents[baseline])}
-                        rounds.measure(whole, "whole", fields, f"Timing whole detections on {device.name}")
+                        whole_fields = {**pace.pass_fields(pace.end_pass_s), **extras.picture.put(agents[baseline])}
+                        rounds.measure(whole, "whole", whole_fields, f"Timing whole detections on {device.name}")
                     if extras.rate_hz:
-                        fields = paced_fields(pace, extras.rate_hz)
-                        rounds.measure(paced, "paced", fields, f"Timing {extras.rate_hz:g} frames a second on {device.name}")
+                        at_rate = paced_fields(pace, extras.rate_hz)
+                        rounds.measure(paced, "paced", at_rate, f"Timing {extras.rate_hz:g} frames a second on {device.name}")
             if extras.energy is not None:
                 p50 = {one.label: float(np.median(np.concatenate(one.by_round()))) for one in alone}
                 found = energy.measure(
-                    device, engines, out / "energy", extras.energy, target=target, fields=on.engine_fields(), latency_p50_ms=p50,
-                    imgsz=imgsz, timeout_s=timeout_s, on_phase=lambda name: progress.note(f"  energy on {device.name}: {name}"),
+                    device, engines, out / "energy", extras.energy, target=target, fields=by, calibration=on.calibration,
+                    latency_p50_ms=p50, imgsz=imgsz, timeout_s=timeout_s,
+                    on_phase=lambda name: progress.note(f"  energy on {device.name}: {name}"),
                 )  # fmt: skip
                 log.measured_energy({label: result.to_json() for label, result in found.items()})
+            if plans and log.trtexec is None:
+                shapes = {label: log.entries[0]["loaded"][label]["input_shape"] for label in plans}
+                seconds = trtexec.SECONDS_OF_A_REPORT if pace.name == "report" else trtexec.SECONDS
+                load = {label: {**by[label], "imgsz": imgsz} for label in plans}
+                timed = trtexec.measure(device, plans, out / "trtexec", load, shapes, on.calibration, seconds=seconds)
+                log.timed_by_trtexec(timed)
             log.end(watcher, pace.post_s)
     control = baseline + CONTROL if extras.aa_control else None
     result = result_of(alone, whole, paced, files, log.entries, pace, baseline=baseline, control=control, settings=settings)
@@ -160,15 +175,30 @@ def _check(engines: Mapping[str, Path], on: On) -> None:
         raise UsageError("threads is out of range", got=on.threads, fix="1 or more")
 
 
+def _plans(engines: Mapping[str, Path], by: Mapping[str, dict[str, Any]], extras: Extras, pace: Pace) -> dict[str, Path]:
+    """Engines that trtexec is to time too."""
+    found = {label: path for label, path in engines.items() if by[label]["runtime"] == trtexec.RUNTIME}
+    if extras.trtexec and not found:
+        raise UsageError("trtexec times TensorRT's engines, and there are none", fix="--runtime tensorrt")
+    return found if extras.trtexec or pace.name == "report" else {}
+
+
 def _load(
-    device: Device, stack: ExitStack, files: Mapping[str, Path], fields: dict[str, Any], timeout_s: float, log: SessionLog
+    device: Device,
+    stack: ExitStack,
+    files: Mapping[str, Path],
+    fields: Mapping[str, dict[str, Any]],
+    calibration: Path | None,
+    timeout_s: float,
+    log: SessionLog,
 ) -> dict[str, AgentSession]:
     """Every engine in its own process, warmed up."""
     agents = {label: stack.enter_context(agent) for label, agent in zip(files, device.sessions(len(files)), strict=True)}
     said: dict[str, Any] = {}
     with progress.task(f"Loading and warming up on {device.name}", total=len(files), unit="engines") as task:
         for label, path in files.items():
-            answer = agents[label].request("bench", timeout_s=timeout_s, path=agents[label].put(path), **fields)
+            there = place(agents[label], path, fields[label], calibration)
+            answer = agents[label].request("bench", timeout_s=timeout_s, path=there, **fields[label])
             said[label] = check(BenchAnswer, answer).model_dump()
             task.advance(note=label)
     log.loaded(said)

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from toolchain.device.bundle_plan import OwnEngine, build_there
+from toolchain.device.conversion import CONVERTING
 from toolchain.device.engine_messages import BuildAnswer
 from toolchain.device.infer import PROBE_S
 from toolchain.device.lock import hold
@@ -22,6 +24,7 @@ from toolchain.device.manifest import (
     MANIFEST,
     PROCESSING,
     SAMPLE,
+    SOURCE,
     entries,
     verify,
     write_manifest,
@@ -38,7 +41,6 @@ from toolchain.stage import tool_versions, write_bytes, write_json
 
 __all__ = ["build", "verify"]
 
-ENGINE = "engine.onnx"
 MIN_SCORE, NMS_IOU, MAX_DETECTIONS = 0.25, 0.7, 300  # suppression as in evaluation; the score is the one detectors are used at
 LEAST_SCORE = 0.001
 SCORE_TOLERANCE = 0.2  # of the threshold: 0.05 at 0.25, more than FP16 or another CPU's INT8 kernels shift a score
@@ -63,18 +65,22 @@ class TrialAnswer(Message):
 
 def build(
     onnx: Path, out: Path, on: On = HERE, *, labels: Sequence[str], imgsz: int, precision: str, sample: Path | None = None,
-    timeout_s: float = 600.0,
+    engine: Path | None = None, keep_plan: bool = True, timeout_s: float = 600.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Load and run the graph on the host, try the bundle's own infer.py there, then put the whole folder in place in one step.
 
     Args:
-        onnx: the graph; ONNX Runtime loads it as it is, so it is engine and source in one file.
+        onnx: the graph; ONNX Runtime and OpenVINO load it as it is, so it is engine and source in one file. TensorRT's
+            plan is built of it on the host.
         out: the bundle's folder; an older bundle there is replaced.
         on: device, runtime, threads; its target is kept for the record.
         labels: class names, as many as the output has score rows.
         imgsz: side of the square input, pixels.
         precision: fp32, fp16 or int8, for the record.
         sample: picture for the trial on each device, kept in the bundle at the network's scale; without one, a drawn pattern.
+        engine: what was made of the graph, where the runtime reads something else.
+        keep_plan: fetch what the host builds of the graph, where the runtime builds; else every device builds its own when the
+            bundle is installed.
         timeout_s: longest wait for loading, for the first inference or for the trial.
 
     Returns:
@@ -93,26 +99,38 @@ def build(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as parent:
         made = Path(parent) / "bundle"
         made.mkdir()
-        shutil.copyfile(onnx, made / ENGINE)
+        shutil.copyfile(onnx, made / SOURCE)
+        name = SOURCE if engine is None else f"engine{engine.suffix}"
+        if engine is not None:
+            shutil.copyfile(engine, made / name)
         with connect(on.host, python=on.python) as device, device.session() as session:
             hold(session, wait_s=on.wait_s)
             probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
-            fields: dict[str, Any] = {"path": session.put(made / ENGINE), "imgsz": imgsz, **on.engine_fields()}
-            ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, **fields))
+            fields: dict[str, Any] = {"imgsz": imgsz, **on.engine_fields()}
+            own: OwnEngine | None = None
+            if on.runtime in CONVERTING:
+                own = build_there(session, made, fields, on.calibration, keep_plan=keep_plan)
+                name = own.engine
+            path = own.remote if own else session.put(made / name)
+            ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, path=path, **fields))
             _fits(ran, imgsz, len(labels))
             _write_files(made, ran, labels, imgsz, sample)
-            values = _values(on, precision, probe, ran)
-            before = {**values, "files": entries(made, [ENGINE, *(name for name in ALWAYS if name != EXPECTED)])}
+            values = _values(name, on, precision, probe, ran, own)
+            names = list(dict.fromkeys((name, SOURCE, *(own.files if own else ()))))
+            before = {**values, "files": entries(made, [*names, *(name for name in ALWAYS if name != EXPECTED)])}
             write_manifest(made, before)
-            write_json(made / EXPECTED, _expected(session, made, [*before["files"], MANIFEST], timeout_s))
-        manifest = write_manifest(made, {**values, "files": entries(made, [ENGINE, *ALWAYS])})
+            write_json(made / EXPECTED, _expected(session, made, [*before["files"], MANIFEST], own, timeout_s))
+        manifest = write_manifest(made, {**values, "files": entries(made, [*names, *ALWAYS])})
         _put_in_place(made, out, Path(parent) / "old")
     return manifest.to_json()
 
 
-def _values(on: On, precision: str, probe: Probe, ran: BuildAnswer) -> dict[str, Any]:
+def _values(
+    engine: str, on: On, precision: str, probe: Probe, ran: BuildAnswer, own: OwnEngine | None
+) -> dict[str, Any]:  # fmt: skip
     return {
-        "engine": ENGINE, "source": ENGINE, "target": on.target, "precision": precision,
+        "engine": engine, "source": SOURCE, "conversion": own.conversion if own else None, "target": on.target,
+        "precision": precision,
         "runtime": {"name": on.runtime, "version": ran.runtime_version, "provider": ran.provider, "threads": on.threads,
                     "options": ran.options},
         "inputs": [tensor.model_dump() for tensor in ran.inputs],
@@ -136,10 +154,13 @@ def _write_files(folder: Path, ran: BuildAnswer, labels: Sequence[str], imgsz: i
     })  # fmt: skip
 
 
-def _expected(session: AgentSession, folder: Path, names: Sequence[str], timeout_s: float) -> dict[str, Any]:
+def _expected(
+    session: AgentSession, folder: Path, names: Sequence[str], own: OwnEngine | None, timeout_s: float
+) -> dict[str, Any]:  # fmt: skip
     """What infer.py finds there. Where nothing reaches the usual score the threshold goes down, so that there is something to
     compare."""
-    files = {name: session.put(folder / name) for name in names}
+    there = own.there if own else {}
+    files = {**{name: session.put(folder / name) for name in names if name not in there}, **there}
     answer = session.request("trial", timeout_s=timeout_s + 10, files=files, min_score=LEAST_SCORE, limit_s=timeout_s)
     found = check(TrialAnswer, answer).detections
     best = max((one.score for one in found), default=0.0)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from toolchain import progress
+from toolchain.device.conversion import how_far
+from toolchain.device.engine_messages import Building
 from toolchain.device.fit import refuse_unfit
 from toolchain.device.infer import PROBE_S
 from toolchain.device.lock import hold, whoami
@@ -36,10 +38,25 @@ class Tried(Message):
     times: dict[Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
+class OwnEngine(Message):
+    """The engine of a bundle whose runtime builds one for each machine.
+
+    Attributes:
+        built: it was built of the bundle's graph there; else the bundle's own fits that machine in everything.
+        reused: it had been built there before.
+        why: what is another there than where the bundle's own was built.
+    """
+
+    built: bool
+    reused: bool
+    why: Annotated[list[Text], Field(max_length=100)]
+
+
 class Deployed(Message):
     """What is in service now.
 
     Attributes:
+        engine: None where the bundle's engine is loaded as it is.
         before: the version in service until now.
         switched: False where this very version was in service already.
     """
@@ -48,6 +65,7 @@ class Deployed(Message):
     version: Version
     before: Version | None
     switched: bool
+    engine: OwnEngine | None = None
     tried: Tried
 
 
@@ -140,8 +158,11 @@ def deployed(on: On = HERE, *, to: str = FOLDER) -> list[Model]:
 def _in_steps(session: AgentSession, op: str, title: str, on: On, fields: dict[str, Any]) -> Deployed:
     with progress.task(title, total=3, unit="steps") as task:
 
-        def show(_: str, data: Any) -> None:
-            task.advance(int(task.done < task.total), note=check(Step, data).step)
+        def show(event: str, data: Any) -> None:
+            if event == "step":
+                task.advance(int(task.done < task.total), note=check(Step, data).step)
+            elif event == "building":
+                task.advance(0, note=how_far(check(Building, data)))
 
         fields = {**fields, "who": whoami(), "wait_s": on.wait_s, "limit_s": TRIAL_S}
         return check(Deployed, session.request(op, timeout_s=INSTALL_S + on.wait_s, on_event=show, **fields))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from toolchain.device import clock_offset, lock, match, modes
+from toolchain import progress
+from toolchain.device import clock_offset, installing, lock, match, modes
 from toolchain.device.ailments import Finding, findings
 from toolchain.device.clock_offset import ClockOffset
+from toolchain.device.host import parse_host
 from toolchain.device.match import Match
 from toolchain.device.messages import check
 from toolchain.device.modes import Healed
@@ -56,6 +58,7 @@ class Examination:
         no_power: why no source gives the device's total.
         healed: what an unclean end had left of a power mode and was put back now.
         busy: who has the device; None when nobody.
+        installed: the Python there into whose environment what was missing was installed now; None when nothing was.
     """
 
     host: str
@@ -73,6 +76,7 @@ class Examination:
     healed: Healed | None
     busy: str | None
     findings: list[Finding] = field(default_factory=list)
+    installed: str | None = None
 
     @property
     def fit(self) -> bool:
@@ -88,17 +92,21 @@ class Examination:
         }  # fmt: skip
 
 
-def examine(host: str = "local", target: str | None = None, *, python: str | None = None) -> Examination:
+def examine(host: str = "local", target: str | None = None, *, python: str | None = None, install: bool = False) -> Examination:
     """Look at a host without changing it; only a power mode that an unclean end left behind is put back.
 
     Args:
         target: what it ought to be, a name or a TOML file; None: the target that fits is taken.
+        install: before, put numpy and the runtime, where they are missing, into an environment in the agent's own folder there.
 
     Raises:
         UnknownNameError, ConfigError: the target.
-        DeviceError and its kinds: the host cannot be asked.
+        DeviceError and its kinds: the host cannot be asked, or nothing could be installed.
     """
     asked = load_target(target) if target is not None else None
+    installed = _install(host, asked, python) if install else None
+    if installed is not None:
+        python = installed if parse_host(host).local else None  # over SSH it is now the one taken by itself
     with connect(host, python=python) as device, device.session() as session:
         busy = _busy(session)
         healed = modes.heal(session) if busy is None else None
@@ -123,9 +131,23 @@ def examine(host: str = "local", target: str | None = None, *, python: str | Non
         no_power=_no_power(taken, power, busy),
         healed=healed,
         busy=busy,
+        installed=installed,
     )
     exam.findings.extend(findings(exam, taken))
     return exam
+
+
+def _install(host: str, asked: Target | None, python: str | None) -> str | None:
+    """What is missing for the target; None when nothing was."""
+    with connect(host, python=python) as device, device.session() as session:
+        lock.hold(session)
+        probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
+        target = asked or _fitting(match.match(probe), probe, own=device.name == "local")
+        packages = installing.missing(target, probe)
+        if packages:
+            return installing.install(session, packages)
+        progress.note(f"  {device.name}: nothing to install for {probe.executable}")
+    return None
 
 
 def _fitting(found: Match, probe: Probe, *, own: bool) -> Target | None:

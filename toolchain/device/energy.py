@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from toolchain.device.conversion import place
 from toolchain.device.energy_judge import judge, result_of
 from toolchain.device.energy_request import EnergyRequest
 from toolchain.device.energy_run import ABOUT, plan_of, run_window
 from toolchain.device.energy_sensor import Chosen, SamplerError, choose, look
 from toolchain.device.machine import Device
 from toolchain.device.meters import Meter, open_meter
+from toolchain.device.session import AgentSession
 from toolchain.device.target import Target
 from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.measurement.energy_result import EnergyResult, not_measured, saving
@@ -27,8 +29,8 @@ IDENTITY, SENSOR, RESULT = "identity.json", "sensor.json", "energy.json"
 
 def measure(
     device: Device, engines: Mapping[str, Path], out: Path, request: EnergyRequest, *, target: Target | None,
-    fields: Mapping[str, Any], latency_p50_ms: Mapping[str, float] | None = None, imgsz: int | None = None,
-    timeout_s: float = 600.0, on_phase: Callable[[str], None] = lambda name: None,
+    fields: Mapping[str, Mapping[str, Any]], latency_p50_ms: Mapping[str, float] | None = None, imgsz: int | None = None,
+    timeout_s: float = 600.0, on_phase: Callable[[str], None] = lambda name: None, calibration: Path | None = None,
 ) -> dict[str, EnergyResult]:  # fmt: skip
     """Energy of every engine, one window each a round, the order turning round; windows already in `out` are kept.
 
@@ -37,11 +39,12 @@ def measure(
         engines: label -> file on this machine; the first is the baseline of the savings.
         out: folder for energy.json (the results) and, a folder a window, the raw readings, stamps and states.
         target: names the power sources; None: only an external meter can be used.
-        fields: runtime, provider and threads (`On.engine_fields()`).
+        fields: label -> runtime, provider and threads (`On.engine_fields()`).
         latency_p50_ms: label -> median latency without sampling, for the overhead of sampling.
         imgsz: side of the picture, for engines that take any.
         timeout_s: longest wait for loading an engine.
         on_phase: called with the name of each phase as it begins.
+        calibration: see On.
 
     Returns:
         label -> result; one without a number says why (`reason`, `detail`).
@@ -51,8 +54,8 @@ def measure(
         DeviceError and its kinds; windows measured before are kept, and the same call goes on with the next.
     """
     meter = open_meter(request.meter) if request.meter else None
-    load = {**fields, "imgsz": imgsz, "rate_hz": request.rate_hz}
-    job = _Job(device, engines, out, request, target, load, timeout_s, on_phase)
+    load = {label: {**fields[label], "imgsz": imgsz, "rate_hz": request.rate_hz} for label in engines}
+    job = _Job(device, engines, out, request, target, load, timeout_s, on_phase, calibration)
     out.mkdir(parents=True, exist_ok=True)
     _same_job(job)
     try:
@@ -68,16 +71,21 @@ def measure(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is measured, where and how; see `measure`. `load` is what the process that loads must know."""
+    """What is measured, where and how; see `measure`. `load` is what the process that loads must know, by label."""
 
     device: Device
     engines: Mapping[str, Path]
     out: Path
     request: EnergyRequest
     target: Target | None
-    load: dict[str, Any]
+    load: dict[str, dict[str, Any]]
     timeout_s: float
     on_phase: Callable[[str], None]
+    calibration: Path | None
+
+    def place(self, loader: AgentSession, label: str) -> str:
+        """Path of an engine on the device."""
+        return place(loader, self.engines[label], self.load[label], self.calibration)
 
     def folder(self, label: str, number: int) -> Path:
         """Where one window's files are."""
@@ -108,8 +116,9 @@ def _sensor(job: _Job) -> Chosen | EnergyResult:
         found = choose(sampler, job.target)
         if isinstance(found, EnergyResult):
             return found
-        engine = loader.put(next(iter(job.engines.values())))
-        chosen = look(sampler, loader, found[0], {**job.load, "path": engine}, job.out, job.request.lengths.swings, job.on_phase)
+        first = next(iter(job.engines))
+        load = {**job.load[first], "path": job.place(loader, first)}
+        chosen = look(sampler, loader, found[0], load, job.out, job.request.lengths.swings, job.on_phase)
     write_json(job.out / SENSOR, chosen.to_json())
     return chosen
 
@@ -125,7 +134,7 @@ def _windows(job: _Job, by: Chosen | Meter) -> None:
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             with job.device.session() as sampler, job.device.session() as loader:
-                fields = {**job.load, "path": loader.put(job.engines[label])}
+                fields = {**job.load[label], "path": job.place(loader, label)}
                 run_window(sampler, loader, folder, plan, by, fields=fields, target=job.target, timeout_s=job.timeout_s,
                            on_phase=job.on_phase)  # fmt: skip
 

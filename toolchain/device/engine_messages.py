@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, JsonValue, model_validator
 
 from toolchain.device.messages import Count, Message, Path_, Positive, Sha256, Text
 
@@ -34,6 +34,41 @@ class BuildAnswer(Loaded):
     outputs: list[TensorInfo]
     ran_input_shape: list[int]
     ran_output_shapes: list[list[int]]
+
+
+class Converted(Message):
+    """What a runtime made of a graph, and keeps on the device; see toolchain/agent/trt/plans.py.
+
+    Attributes:
+        key: hash of all that went into it.
+        reused: it was there from before.
+        made_of: graph, calibration, flags and the machine, as the key holds them.
+        rung: tries that needed more memory than there was; above 0 the engine may be slower than it could be.
+    """
+
+    path: Path_
+    key: Sha256
+    plan_sha256: Sha256
+    size: Count
+    reused: bool
+    made_of: dict[Text, JsonValue]
+    rung: Count = 0
+    typing: Text | None = None
+    layers: Count | None = None
+    total_s: NotNegative | None = None
+
+
+class RuntimeVersion(Message):
+    version: Text
+
+
+class Building(Message):
+    """How far a build is; None where the runtime's version does not tell."""
+
+    share: Annotated[float, Field(ge=0, le=1)] | None
+    elapsed_s: NotNegative
+    left_s: NotNegative | None
+    phase: Text | None
 
 
 class Warmup(Message):
@@ -68,11 +103,13 @@ class Turn(Message):
     """The samples of one pass: starts on the device's monotonic clock (s) and latencies (ms).
 
     Attributes:
+        device_ms: the part of each latency on the accelerator alone, by its own clock; None where the runtime does not tell.
         stopped: "enough" where the pass took what was asked, "cap" where its time was up, "full" where it held too many samples.
     """
 
     start_s: Annotated[list[FiniteFloat], Field(min_length=1)]
     latency_ms: list[Positive]
+    device_ms: list[NotNegative] | None = None
     stopped: Literal["enough", "cap", "full"]
     rss_mb: Positive | None
 
@@ -80,6 +117,8 @@ class Turn(Message):
     def _in_order(self) -> Turn:
         if len(self.start_s) != len(self.latency_ms):
             raise ValueError("as many starts as latencies are needed")
+        if self.device_ms is not None and len(self.device_ms) != len(self.latency_ms):
+            raise ValueError("as many times on the accelerator as latencies are needed")
         ends = [start + ms / 1000 for start, ms in zip(self.start_s, self.latency_ms, strict=True)]
         if any(start < end - 1e-6 for start, end in zip(self.start_s[1:], ends[:-1], strict=True)):
             raise ValueError("an inference starts before the one before it has ended")

@@ -14,13 +14,44 @@ KINDS: dict[str, tuple[type[errors.ToolchainError], str, str]] = {
     "runtime_missing": (
         RuntimeMissingError,
         "something the engine needs is not installed there",
-        "pip install numpy onnxruntime",
+        "toolchain doctor HOST --install, or there: pip install numpy onnxruntime",
     ),
+    "no_pip": (
+        RuntimeMissingError,
+        "nothing was installed: Python there has no pip and cannot get one",
+        "there: sudo apt-get install python3-venv python3-pip",
+    ),
+    "no_index": (
+        RuntimeMissingError,
+        "nothing was installed: pip reaches no package index",
+        "connect the device, set its clock, or name a mirror or a folder of wheels in its pip.conf",
+    ),
+    "no_wheel": (
+        RuntimeMissingError,
+        "nothing was installed: there is no wheel for that Python and processor",
+        "name another Python with --python, or install the runtime from the maker of the board",
+    ),
+    "pip": (RuntimeMissingError, "nothing was installed: pip failed, or what it brought does not run", ""),
     "provider": (errors.ProviderError, "the provider asked for cannot be used", "ask for one of the providers listed"),
     "out_of_memory": (errors.OutOfMemoryError, "out of memory on the device", "close other programs, or take a smaller model"),
     "disk_full": (errors.DiskFullError, "no space left on the device", "free some space there and try again"),
     "upload": (ProtocolError, "a file did not arrive whole", "try again; check the link if it happens twice"),
     "engine": (DeviceError, "the device cannot use this engine", "check the runtime version and the export"),
+    "no_cuda": (
+        DeviceError,
+        "no usable CUDA driver there",
+        "on a Jetson it comes with JetPack; elsewhere install NVIDIA's driver; in a container: --runtime nvidia or --gpus all",
+    ),
+    "old_runtime": (RuntimeMissingError, "the runtime there is too old", "a newer JetPack, or --runtime onnxruntime"),
+    "foreign_plan": (DeviceError, "this engine was not built there as it is", "give the ONNX graph: it is built on the device"),
+    "parse": (errors.ModelError, "TensorRT cannot read the graph", "export it anew; docs/tensorrt.md says what TensorRT refuses"),
+    "unsupported_op": (
+        errors.ModelError,
+        "TensorRT has no such operator",
+        "replace the node that is named, or --runtime onnxruntime",
+    ),
+    "calibration": (errors.QuantizationError, "TensorRT cannot calibrate with this", "pictures or a cache of this very graph"),
+    "engine_build": (DeviceError, "TensorRT did not build the engine", "toolchain selftest HOST shows what works there"),
     "deploy": (errors.DeployError, "nothing was put into service", ""),
     "smoke": (errors.DeployError, "the bundle fails its trial there", "build it on that device: toolchain build --host"),
     "busy": (errors.DeviceBusyError, "somebody else is at work there", "wait for them and try again"),
@@ -35,7 +66,7 @@ def reported(host: str, doing: str, data: object) -> errors.ToolchainError:
     """The error for a failure that the agent reported."""
     report = check(Failure, data)
     kind, what, fix = KINDS.get(report.kind, KINDS["internal"])
-    return kind(f"{host}, {doing}: {what}", got=report.text, fix=fix)
+    return kind(f"{host}, {doing}: {what}", got=report.text, fix=fix.replace("HOST", host))
 
 
 def _other_kill(stderr: str, hello: Hello | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolchain import progress
+from toolchain.device.conversion import place
 from toolchain.device.engine_messages import InferAnswer
 from toolchain.device.lock import hold
 from toolchain.device.messages import Progress, check
@@ -76,7 +77,9 @@ def infer(engine: Path, images_npy: Path, out_npz: Path, on: On = HERE, *, timeo
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
         about = {"host": probe.hostname, "arch": probe.arch, "cpu": probe.cpu_model, "runtimes": probe.model_dump()["runtimes"]}
         parts = Parts.open(out_npz, {**hashes, **on.engine_fields(), "device": about})
-        remote = {"path": session.put(engine), "images": session.put(images_npy)}
+        side = int(np.load(images_npy, mmap_mode="r").shape[-1])
+        there = place(session, engine, {**on.engine_fields(), "imgsz": side}, on.calibration)
+        remote = {"path": there, "images": session.put(images_npy)}
         with progress.task(f"Inference on {device.name}", total=count, unit="images") as task:
             task.advance(parts.images)
 

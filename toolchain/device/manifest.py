@@ -17,6 +17,7 @@ from toolchain.stage import file_sha256, read_json, write_json
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+SOURCE = "engine.onnx"  # the graph, and the engine too where the runtime reads graphs
 LABELS, PROCESSING, INFER = "labels.txt", "processing.json", "infer.py"
 SAMPLE, EXPECTED = "sample.ppm", "expected.json"
 ALWAYS = (LABELS, PROCESSING, INFER, SAMPLE, EXPECTED)
@@ -43,11 +44,33 @@ class RuntimeUsed(_Strict):
     options: dict[str, Any]
 
 
+class Conversion(_Strict):
+    """How a runtime's own engine is built of the source, on the device alone.
+
+    Attributes:
+        provider: with its options, as the build is asked for.
+        order: the rest of what is asked for, see toolchain/agent/trt/ladder.py.
+        calibration: file with INT8 ranges, for a graph without Q/DQ.
+        engine, about: what was built on the machine of the bundle, and what says where that is at home; None: it stayed there.
+    """
+
+    provider: str
+    order: dict[str, Any]
+    calibration: FileName | None
+    engine: FileName | None
+    about: FileName | None
+
+    def files(self) -> list[str]:
+        """Those of the bundle that belong to it."""
+        return [name for name in (self.calibration, self.engine, self.about) if name is not None]
+
+
 class Manifest(_Strict):
     """One bundle.
 
     Attributes:
         engine: its file; `source` is the ONNX graph it was made from, the same file where the runtime loads ONNX itself.
+        conversion: only where each device builds its own engine of the source.
         files: every file but the manifest.
         device: probe of the machine it was built and tried on.
         tried: times and shapes of that trial.
@@ -59,6 +82,7 @@ class Manifest(_Strict):
     format: Literal[2]
     engine: FileName
     source: FileName
+    conversion: Conversion | None = None
     files: dict[FileName, Entry]
     target: str | None
     precision: str
@@ -88,7 +112,7 @@ def entries(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> Manifest:
     """Complete, check and write it in one step."""
-    data = json.loads(json.dumps({"measurements": [], **values, "format": FORMAT}, default=str))
+    data = json.loads(json.dumps({"measurements": [], "conversion": None, **values, "format": FORMAT}, default=str))
     manifest = Manifest.model_validate({**data, "content_sha256": _content_sha256(data)})
     write_json(folder / MANIFEST, manifest.to_json())
     return manifest
@@ -111,7 +135,7 @@ def verify(bundle: Path) -> Manifest:
         raise RunFolderError("the manifest is not what it must be", got=got, fix=AGAIN) from error
     if manifest.content_sha256 != _content_sha256(data):
         raise RunFolderError("the manifest was changed", got=str(bundle / MANIFEST), fix=AGAIN)
-    for name in (manifest.engine, manifest.source, *ALWAYS):
+    for name in (manifest.engine, manifest.source, *ALWAYS, *(manifest.conversion.files() if manifest.conversion else ())):
         if name not in manifest.files:
             raise RunFolderError("the manifest does not list a file that every bundle has", got=name, fix=AGAIN)
     for name, expected in manifest.files.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from toolchain.device.conversion import place
 from toolchain.device.engine_messages import ProfileAnswer
 from toolchain.device.lock import hold
 from toolchain.device.messages import check
@@ -19,7 +20,7 @@ from toolchain.device.settings import HERE, On
 from toolchain.errors import ProtocolError, UsageError
 
 MAX_RUNS = 200
-RUNTIMES = ("onnxruntime",)  # whose agent file says PROFILES
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt")  # whose agent file says PROFILES
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ def profile(
                          fix=f"1 to {MAX_RUNS} runs, at least one thread")  # fmt: skip
     with connect(on.host, python=on.python) as device, device.session() as session:
         hold(session, wait_s=on.wait_s)
-        fields: dict[str, Any] = {"path": session.put(engine), "imgsz": imgsz, "runs": runs, "warmup_runs": warmup_runs}
-        answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, **on.engine_fields(), **fields))
+        fields: dict[str, Any] = {**on.engine_fields(), "imgsz": imgsz, "runs": runs, "warmup_runs": warmup_runs}
+        there = place(session, engine, fields, on.calibration)
+        answer = check(ProfileAnswer, session.request("profile", timeout_s=timeout_s, path=there, **fields))
     if len(answer.total_ms) != runs:
         raise ProtocolError("the device profiled another number of runs", got=f"{len(answer.total_ms)}, asked for {runs}")
     if answer.provider != on.provider:

@@ -10,11 +10,12 @@ from toolchain.measurement.record import Record, append
 
 ABOUT = ("id", "time_unix", "command", "target", "pace", "conditions", "settings", "flags")
 OF_ENGINE = (
-    "provider", "runtime_version", "options", "threads", "input_shape", "load_ms", "first_inference_ms", "warmup", "rss_mb",
-    "gpu_mb", "gpu_reason",
+    "runtime", "provider", "runtime_version", "options", "threads", "input_shape", "load_ms", "first_inference_ms", "warmup",
+    "rss_mb", "gpu_mb", "gpu_reason",
 )  # fmt: skip
 OF_TIMING = (
-    "latency_ms", "speedup", "flags", "prepare_ms", "inference_ms", "suppress_ms", "picture_shape", "boxes",
+    "latency_ms", "device_ms", "trtexec", "speedup", "flags",
+    "prepare_ms", "inference_ms", "suppress_ms", "picture_shape", "boxes",
     "rate_hz", "frames", "missed", "skipped", "late_start_ms",
 )  # fmt: skip
 
@@ -29,7 +30,7 @@ def records_of(bench: Mapping[str, Any], label: str, folder: str = "") -> list[R
     engine = bench["engines"][label]
     common: dict[str, Any] = {
         "subject": label, "subject_sha256": engine["sha256"], "device": bench["device"],
-        "versions": {**bench["versions"], bench["settings"]["runtime"]: engine["runtime_version"]},
+        "versions": {**bench["versions"], engine["runtime"]: engine["runtime_version"]},
     }  # fmt: skip
     around: dict[str, Any] = {**common, "state_before": bench["state_before"], "state_after": bench["state_after"]}
     about = {key: bench[key] for key in ABOUT} | {key: engine[key] for key in OF_ENGINE}

@@ -49,7 +49,8 @@ def connect(
 
     Args:
         host: `local`, `user@addr[:port]` or a Host of the ssh config.
-        python: command or path of Python there; default `python3`, and for `local` the running interpreter.
+        python: command or path of Python there; default the one `toolchain doctor --install` made, else `python3`; for `local`
+            the running interpreter.
         cache: the agent's folder there; default $EDGE_DEVICE_CACHE or ~/.cache/edge-toolchain.
         root: where the agent reads /sys, /proc and /etc there, for tests; default $EDGE_DEVICE_ROOT or /.
         ssh_config: ssh config file instead of the user's own; default $EDGE_SSH_CONFIG.
@@ -62,7 +63,7 @@ def connect(
     spec = parse_host(host)
     cache = cache or os.environ.get("EDGE_DEVICE_CACHE") or CACHE
     root = root or os.environ.get("EDGE_DEVICE_ROOT") or "/"
-    python = python or (sys.executable if spec.local else "python3")
+    own, python = python is None, python or (sys.executable if spec.local else "python3")
     if not spec.local and not PYTHON.fullmatch(python):
         raise UsageError("not a Python command", got=repr(python), fix="a name such as python3 or a path without blanks")
     if not FOLDER.fullmatch(cache):
@@ -72,19 +73,22 @@ def connect(
     if spec.local:
         return LocalDevice(python, cache, start_s, root)
     config = ssh_config or (Path(os.environ["EDGE_SSH_CONFIG"]) if os.environ.get("EDGE_SSH_CONFIG") else None)
-    return SshDevice(spec, python, cache, config, start_s, root)
+    return SshDevice(spec, python, cache, config, start_s, root, own=own)
 
 
 class SshDevice:
     """A machine reached over SSH with the user's own keys, agent and config; all its sessions share one link or a few."""
 
-    def __init__(self, spec: HostSpec, python: str, cache: str, config: Path | None, start_s: float, root: str = "/") -> None:
+    def __init__(
+        self, spec: HostSpec, python: str, cache: str, config: Path | None, start_s: float, root: str = "/", own: bool = False
+    ) -> None:  # fmt: skip
         self.name = spec.text
         self._spec, self._config, self._start_s = spec, config, start_s
         words = ["sh", "-c", WRAPPER, "edge", python, "-c", ONE_LINER, str(len(agent_package().loader))]
         self._command = " ".join(shlex.quote(word) for word in words)
         self._run = secrets.token_hex(16)
-        self._order = {"cache": cache, "root": root, "run": self._run, "ended": sorted(_abandoned.get(self.name, ()))}
+        ended = sorted(_abandoned.get(self.name, ()))
+        self._order = {"cache": cache, "root": root, "run": self._run, "ended": ended, "venv": own}
         self._loop = Loop()
         self._links: list[asyncssh.SSHClientConnection] = []
         self._on_link = 0

@@ -14,6 +14,7 @@ from toolchain.device.judgement import drift_in_report, flags_of, moved, noise, 
 from toolchain.device.pace import Pace
 from toolchain.device.paced import PacedResult, paced_result
 from toolchain.device.samples import Samples
+from toolchain.device.trtexec import disagreement
 from toolchain.measurement.energy_result import not_measured
 from toolchain.measurement.stats import Ratio, Summary, ratio_of_rounds, summarize
 
@@ -48,6 +49,9 @@ class EngineResult:
 
     Attributes:
         latency_ms: inference alone, summary over all rounds, ms.
+        device_ms: the part of it on the accelerator alone, by its own clock, without copies there and back; None where the
+            runtime does not tell.
+        trtexec: TensorRT's plan timed by trtexec, see device.trtexec.measure; None where it was not asked for.
         speedup: baseline latency / this engine's, median over rounds; above 1 is faster. None for the baseline itself.
         load_ms, first_inference_ms: of the first session; never part of the latency.
         warmup: runs, seconds, why it stopped.
@@ -66,7 +70,10 @@ class EngineResult:
     sha256: str
     size_bytes: int
     latency_ms: Summary
+    device_ms: Summary | None
+    trtexec: dict[str, Any] | None
     speedup: Ratio | None
+    runtime: str
     provider: str
     threads: int
     runtime_version: str
@@ -152,7 +159,8 @@ def result_of(
         label, base = one.label, None if one.label == baseline else by_label[baseline]
         beside = {"end_to_end": _whole(label, whole), "paced": paced_result(label, paced, settings["rate_hz"])}
         if label != control:
-            engines[label] = _engine(one, base, files[label], sessions, settings["threads"], beside)
+            by = settings.get("by", {}).get(label, settings)
+            engines[label] = _engine(one, base, files[label], sessions, by, beside)
     same = ratio_of_rounds(by_label[baseline], by_label[control]) if control else None
     unstable = moved(sessions)
     reasons = [*unstable, *noise(same), *drift_in_report(pace, {label: one.latency_ms for label, one in engines.items()})]
@@ -166,24 +174,30 @@ def result_of(
 
 
 def _engine(
-    one: Samples, base: list[list[float]] | None, file: Path, sessions: list[dict[str, Any]], threads: int,
+    one: Samples, base: list[list[float]] | None, file: Path, sessions: list[dict[str, Any]], by: Mapping[str, Any],
     beside: Mapping[str, Any],
 ) -> EngineResult:  # fmt: skip
     latency, about = _summary(one), sessions[0]["loaded"][one.label]
     energy: dict[str, Any] = next((entry["energy"] for entry in reversed(sessions) if entry["energy"] is not None), {})
+    device = _summary(one, "device_ms") if all(entry.get("device_ms") for entry in one.rounds) else None
+    timed: dict[str, Any] = next((entry["trtexec"] for entry in reversed(sessions) if entry.get("trtexec") is not None), {})
+    apart = disagreement(None if device is None else device.p50.value, timed.get(one.label))
+    flags = flags_of(latency, one, about["warmup"], by["threads"], sessions[-1]["device"]["cores"])
     return EngineResult(
-        label=one.label, sha256=one.sha256, size_bytes=file.stat().st_size, latency_ms=latency,
-        speedup=None if base is None else ratio_of_rounds(base, one.by_round()), threads=threads,
+        label=one.label, sha256=one.sha256, size_bytes=file.stat().st_size, latency_ms=latency, device_ms=device,
+        trtexec=timed.get(one.label),
+        speedup=None if base is None else ratio_of_rounds(base, one.by_round()), runtime=by["runtime"], threads=by["threads"],
         rss_mb=max((entry["rss_mb"] for entry in one.rounds if entry["rss_mb"] is not None), default=None),
         **beside, energy=energy.get(one.label) or not_measured("not_requested", "").to_json(),
-        accuracy=None, flags=flags_of(latency, one, about["warmup"], threads, sessions[-1]["device"]["cores"]), samples=one.file,
+        accuracy=None, flags=flags if apart is None else (*flags, apart),
+        samples=one.file,
         **{key: about[key] for key in ("provider", "runtime_version", "options", "load_ms", "first_inference_ms", "warmup",
                                        "input_shape", "gpu_mb", "gpu_reason")},
     )  # fmt: skip
 
 
-def _summary(one: Samples) -> Summary:
-    rounds = one.by_round()
+def _summary(one: Samples, part: str = "latency_ms") -> Summary:
+    rounds = one.by_round(part)
     return summarize(list(chain.from_iterable(rounds)), [len(samples) for samples in rounds])
 
 

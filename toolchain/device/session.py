@@ -31,7 +31,8 @@ class AgentSession:
         host: name for error texts.
         local: files need not travel.
         order: what the agent is told: `cache`, its folder on the device; `root`, where it reads /sys, /proc and /etc; `run`, the
-            name by which it can be ended from another link; `ended`, such names of links that were lost.
+            name by which it can be ended from another link; `ended`, such names of links that were lost; `venv`, whether it is to
+            run under the Python that `install` made, where there is one.
 
     Raises:
         RuntimeMissingError, RemoteTimeoutError, ProtocolError, ConnectionLostError, OutOfMemoryError, DiskFullError

@@ -32,7 +32,7 @@ class SessionLog:
         entries: each {"id", "command", "conditions", "target": {"name", "verified_on_hardware"} or None, "device", "mismatches",
             "versions", "cool_down": {} or CoolDown.to_json(), "state_before",
             "states": [{"rounds", "state"}], "state_after" (None while open or cut off),
-            "loaded": label -> what it said, "energy": label -> result or None}.
+            "loaded": label -> what it said, "energy", "trtexec": label -> result, or None}.
     """
 
     def __init__(self, out: Path, target: Target | None, conditions: Conditions, command: str) -> None:
@@ -49,6 +49,11 @@ class SessionLog:
     def energy(self) -> dict[str, Any] | None:
         """The last energy results, by label."""
         return next((entry["energy"] for entry in reversed(self.entries) if entry["energy"] is not None), None)
+
+    @property
+    def trtexec(self) -> dict[str, Any] | None:
+        """The last times by trtexec, by label."""
+        return next((entry["trtexec"] for entry in reversed(self.entries) if entry.get("trtexec") is not None), None)
 
     def begin(self, watcher: AgentSession, cool_down_s: float | None) -> None:
         """A new entry: what the device is, which must be what it was and what the target says, and its state once it is cool.
@@ -79,7 +84,7 @@ class SessionLog:
             "id": uuid.uuid4().hex, "command": self._command, "conditions": self._conditions.to_json(), "target": about,
             "device": described, "mismatches": wrong, "versions": tool_versions(),
             "cool_down": cooled, "state_before": state.model_dump(),
-            "states": [], "state_after": None, "loaded": {}, "energy": None,
+            "states": [], "state_after": None, "loaded": {}, "energy": None, "trtexec": None,
         })  # fmt: skip
 
     def loaded(self, answers: Mapping[str, Any]) -> None:
@@ -97,6 +102,11 @@ class SessionLog:
     def measured_energy(self, results: Mapping[str, Any]) -> None:
         """The energy results, by label."""
         self.entries[-1]["energy"] = json.loads(json.dumps(results))  # as it will be read back
+        self._save()
+
+    def timed_by_trtexec(self, results: Mapping[str, Any]) -> None:
+        """What trtexec gave, by label."""
+        self.entries[-1]["trtexec"] = json.loads(json.dumps(results))
         self._save()
 
     def end(self, watcher: AgentSession, rest_s: float) -> None:

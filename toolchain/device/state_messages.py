@@ -132,6 +132,7 @@ class Probe(Message):
     """What a machine is; None with a reason in `unreadable`.
 
     Attributes:
+        executable: path of the Python that runs there.
         board: the device tree's model.
         compatible: the device tree's compatible texts.
         l4t: NVIDIA's release, such as "36.4.3".
@@ -148,6 +149,7 @@ class Probe(Message):
     """
 
     python: Text | None
+    executable: Text | None = None
     numpy: Text | None
     arch: Text | None
     kernel: Text | None

@@ -1,23 +1,27 @@
 """Many engines against one reference on one device: the raw material of a latency model.
 
 The reference and one engine at a time are loaded, each in a process of its own, and take turns; every timing is a ratio to the
-reference in the same minute, so a machine that drifts between engines does not spoil the set. One line a timing, written when it
-is known: a sweep that was stopped goes on with the engines that are missing.
+reference in the same minute, so a machine that drifts between engines does not spoil the set.
+
+One and the same engine is up to 6 % faster in one load than in another: by which pages its memory got, measured on x86. So the
+engine is loaded several times, the reference is loaded in several processes, each engine meets all of those, and the spread
+between loads is the error. One line a timing, written when it is known: a sweep that was stopped goes on with the engines that
+are missing.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from toolchain import progress
 from toolchain.device.bench import PAUSE_S
+from toolchain.device.conversion import place
 from toolchain.device.engine_messages import BenchAnswer, Turn
 from toolchain.device.lock import hold
 from toolchain.device.messages import check
@@ -25,11 +29,13 @@ from toolchain.device.remote import connect
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
 from toolchain.errors import MeasurementError, RunFolderError
-from toolchain.measurement.robust import relative_error
-from toolchain.stage import file_sha256
+from toolchain.stage import append_line, file_sha256, read_lines
 
-RUNS, ROUNDS, MOST_ROUNDS = 12, 6, 24
-ERROR_LIMIT = 0.006  # standard error of a ratio's median, relative: a third of the ±2 % a budget must be met by
+RUNS = 12  # inferences a turn
+LOADS, MOST_LOADS = 3, 8  # of an engine
+REFERENCES = 3  # processes of the reference
+ERROR_AIM = 0.008  # standard error of a ratio, relative: well within the ±2 % a budget must be met by
+ERROR_LIMIT = 0.02  # above it a timing is noise
 WARMUP = {"warmup_runs": 8, "warmup_s": 0.2}
 
 
@@ -40,10 +46,10 @@ class Timing:
     Attributes:
         label: of the engine.
         about: whatever the caller wants to find beside the timing, such as its plan.
-        ratio: median over rounds of engine / reference, each the median of its turn; below 1 is faster.
-        error: standard error of `ratio`, relative.
+        ratio: mean over loads of engine / reference; below 1 is faster.
+        error: standard error of `ratio`, relative, from the spread between loads.
         steady: False when `error` stayed above the limit: not to be fitted on.
-        engine_ms, reference_ms: medians of every round.
+        engine_ms, reference_ms: medians of every turn, load after load.
     """
 
     label: str
@@ -89,44 +95,49 @@ def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, i
     if missing:
         with progress.task(f"Timing engines on {on.host}", total=len(wanted), unit="engines") as task:
             task.advance(len(wanted) - len(missing))
-            for timing in _measure(missing, reference, on):
+            for timing in measure(missing, reference, on):
                 known[timing.label] = timing
-                _append(out, timing, identity, on)
+                append(out, timing, identity, on)
                 task.advance(note=f"{timing.ratio:.3f}")
     return [known[one.label] for one in wanted]
 
 
-def _measure(engines: list[Candidate], reference: Path, on: On) -> Iterator[Timing]:
-    with connect(on.host, python=on.python) as device, device.session() as base:
-        hold(base, wait_s=on.wait_s)
-        _load(base, reference, on)
+def measure(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+    """One timing an engine, in order; engines are taken and made one by one."""
+    with connect(on.host, python=on.python) as device, ExitStack() as stack:
+        bases = [stack.enter_context(device.session())]
+        hold(bases[0], wait_s=on.wait_s)
+        bases += [stack.enter_context(device.session()) for _ in range(1, REFERENCES)]
+        for base in bases:
+            _load(base, reference, on)
         for one in engines:
             path = one.make()
             with device.session() as agent:
-                _load(agent, path, on)
-                yield _compare(one, path, agent, base)
+                yield _compare(one, path, agent, bases, on)
 
 
 def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
     fields: dict[str, Any] = {**on.engine_fields(), **WARMUP, "imgsz": None}
-    return check(BenchAnswer, agent.request("bench", timeout_s=300.0, path=agent.put(path), **fields))
+    return check(BenchAnswer, agent.request("bench", timeout_s=300.0, path=place(agent, path, fields, on.calibration), **fields))
 
 
-def _compare(one: Candidate, path: Path, agent: AgentSession, base: AgentSession) -> Timing:
-    """Rounds until the ratio is known well enough, or for so long that the machine must be called unsteady."""
+def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[AgentSession], on: On) -> Timing:
+    """Loads until the ratio is known well enough, or so many that the machine must be called unsteady."""
     mine: list[float] = []
     other: list[float] = []
+    ratios: list[float] = []
     error = float("inf")
-    while len(mine) < ROUNDS or (error > ERROR_LIMIT and len(mine) < MOST_ROUNDS):
-        pair = [(agent, mine), (base, other)]
-        for session, kept in pair if len(mine) % 2 else pair[::-1]:
-            time.sleep(PAUSE_S)
-            kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
-        ratios = [a / b for a, b in zip(mine, other, strict=True)]
-        error = relative_error(ratios)
-    return Timing(
-        one.label, one.about, file_sha256(path), median(ratios), error, error <= ERROR_LIMIT, mine, other, path.stat().st_size
-    )
+    while len(ratios) < LOADS or (error > ERROR_AIM and len(ratios) < MOST_LOADS):
+        _load(agent, path, on)
+        for base in bases:
+            pair = [(agent, mine), (base, other)]
+            for session, kept in pair if len(mine) % 2 else pair[::-1]:
+                time.sleep(PAUSE_S)
+                kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
+        ratios.append(median(mine[-len(bases) :]) / median(other[-len(bases) :]))
+        error = stdev(ratios) / len(ratios) ** 0.5 / mean(ratios) if len(ratios) > 1 else float("inf")
+    steady = error <= ERROR_LIMIT
+    return Timing(one.label, one.about, file_sha256(path), mean(ratios), error, steady, mine, other, path.stat().st_size)
 
 
 def load(path: Path, identity: str) -> dict[str, Timing]:
@@ -136,11 +147,7 @@ def load(path: Path, identity: str) -> dict[str, Timing]:
         RunFolderError: the file was made with another reference.
     """
     found: dict[str, Timing] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            data: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue
+    for data in read_lines(path):
         if data.pop("identity") != identity:
             raise RunFolderError("timings against another reference engine", got=str(path), fix="another --out")
         data.pop("on")
@@ -148,12 +155,9 @@ def load(path: Path, identity: str) -> dict[str, Timing]:
     return found
 
 
-def _append(path: Path, timing: Timing, identity: str, on: On) -> None:
-    line = json.dumps({**asdict(timing), "identity": identity, "on": asdict(on)}, allow_nan=False)
-    with path.open("a") as stream:
-        stream.write(("\n" if stream.tell() and not path.read_text().endswith("\n") else "") + line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+def append(path: Path, timing: Timing, identity: str, on: On) -> None:
+    """One more line, on the disk when this returns."""
+    append_line(path, {**asdict(timing), "identity": identity, "on": asdict(on)}, allow_nan=False)
 
 
 def steady(timings: Iterable[Timing]) -> list[Timing]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.export.edits import shorten_dfl
 from toolchain.export.metadata import detection_metadata, write_metadata
 from toolchain.export.parity import SCORE_TOLERANCE, parity
 from toolchain.export.simplify import simplify as simplified
@@ -31,6 +32,7 @@ def export_onnx(
     opset: int = 17,
     dynamic_batch: bool = False,
     simplify: bool = True,
+    short_dfl: bool = False,
     tolerance: float = SCORE_TOLERANCE,
 ) -> dict[str, Any]:
     """Write `out/model.onnx`: float32, input `images` (n, 3, imgsz, imgsz) in 0..1, output `output0` (n, 4 + classes, anchors).
@@ -46,10 +48,11 @@ def export_onnx(
         parity_images: (n, 3, imgsz, imgsz) uint8, real letterboxed pictures; the file must agree with torch on them.
         dynamic_batch: leave the batch size free; otherwise it is 1.
         simplify: let onnxsim (or onnxslim) fold the graph; a failure is reported, never hidden.
+        short_dfl: write the box softmax in the form that is quick in ONNX Runtime; not for FP16, where it would overflow.
         tolerance: of scores; see `toolchain.export.parity`.
 
     Returns:
-        report: file, sha256, size_bytes, opset, nodes, simplifier, parity.
+        report: file, sha256, size_bytes, opset, nodes, simplifier, dfl_shortened, parity.
 
     Raises:
         ExportError: the request or the module cannot be exported.
@@ -64,6 +67,7 @@ def export_onnx(
         simplifier |= found
         for name, reason in simplifier["failures"].items():
             note(f"  {name} was not used: {reason}")
+    shortened = shorten_dfl(model) if short_dfl else 0
     write_metadata(model, detection_metadata(names, imgsz=imgsz, stride=stride, dynamic=dynamic_batch))
     model.ir_version = min(model.ir_version, MAX_IR)
     agreement = parity(module, model, parity_images, tolerance=tolerance)
@@ -71,5 +75,6 @@ def export_onnx(
     write_bytes(path, model.SerializeToString())
     return {
         "file": FILE, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, "opset": opset, "imgsz": imgsz,
-        "dynamic_batch": dynamic_batch, "nodes": len(model.graph.node), "simplifier": simplifier, "parity": agreement,
+        "dynamic_batch": dynamic_batch, "nodes": len(model.graph.node), "simplifier": simplifier, "dfl_shortened": shortened,
+        "parity": agreement,
     }  # fmt: skip

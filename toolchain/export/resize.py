@@ -16,6 +16,8 @@ from toolchain.errors import ExportError
 
 Tensor = NDArray[Any]
 ELEMENT_WISE = frozenset({"Mul", "Sigmoid", "Clip", "HardSwish", "QuantizeLinear", "DequantizeLinear"})
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+FIRST, SECOND = ".cv1.conv", ".cv2.conv"  # of a Bottleneck
 Sizes = Mapping[str, tuple[int, int]]  # convolution, by its module path -> (inputs, outputs)
 
 
@@ -24,7 +26,8 @@ def resize(model: onnx.ModelProto, sizes: Sizes) -> onnx.ModelProto:
 
     Args:
         model: graph of this package's exporter: weights are named `PATH.weight…`, constants are initialisers.
-        sizes: of every convolution that changes; not larger than in `model`.
+        sizes: of every convolution that changes; not larger than in `model`. A Bottleneck whose first convolution has no outputs
+            is gone; what reads its concat has the inputs that are left.
 
     Raises:
         ExportError: a convolution is not in the graph, or would have to grow.
@@ -33,11 +36,16 @@ def resize(model: onnx.ModelProto, sizes: Sizes) -> onnx.ModelProto:
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
     graph = _Graph(copy.graph)
-    convs = {path: node for node in copy.graph.node if node.op_type == "Conv" and (path := graph.path_of(node))}
-    if missing := sorted(set(sizes) - set(convs)):
+    if missing := sorted(set(sizes) - set(graph.convs)):
         raise ExportError("convolutions that the graph does not have", got=missing[:5], fix="the graph of the same network")
+    gone = [path.removesuffix(FIRST) for path, (_, outputs) in sizes.items() if path.endswith(FIRST) and not outputs]
+    for block in reversed(gone):
+        graph.bypass(block + FIRST, block + SECOND)
+    if gone:
+        graph.rejoin()
     for path, (inputs, outputs) in sizes.items():
-        graph.crop(convs[path], path, inputs, outputs)
+        if path in graph.convs:
+            graph.crop(path, inputs, outputs)
     for node in copy.graph.node:
         if node.op_type == "Split":
             graph.halve(node)
@@ -49,16 +57,22 @@ class _Graph:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._maker = {name: node for node in graph.node for name in node.output}
         self._changed: dict[str, Tensor] = {}
+        self._index()
 
-    def path_of(self, conv: onnx.NodeProto) -> str:
+    def _index(self) -> None:
+        self._maker = {name: node for node in self._graph.node for name in node.output}
+        named = ((self._path_of(node), node) for node in self._graph.node if node.op_type == "Conv")
+        self.convs = {path: node for path, node in named if path}  # by module path
+
+    def _path_of(self, conv: onnx.NodeProto) -> str:
         """Module path of a convolution: its weight's name up to `.weight`; empty where there is none."""
         name = self._source(conv.input[1])
         return name.rsplit(".weight", 1)[0] if ".weight" in name else ""
 
-    def crop(self, conv: onnx.NodeProto, path: str, inputs: int, outputs: int) -> None:
+    def crop(self, path: str, inputs: int, outputs: int) -> None:
         """Weight, bias and the scales of both."""
+        conv = self.convs[path]
         weight = self._value(self._source(conv.input[1]))
         group = next((a for a in conv.attribute if a.name == "group"), None)
         grouped = group is not None and group.i > 1
@@ -81,6 +95,69 @@ class _Graph:
             self._changed[name] = np.full(parts, width // parts, dtype=np.int64)
             split.input[1] = name
 
+    def bypass(self, first: str, last: str) -> None:
+        """Take a Bottleneck out, given its convolutions: who read it reads its input, and its concat is shorter."""
+        source, end = self._plain(self.convs[first].input[0]), self._end(self.convs[last])
+        given = {end, *self._pair(end)}
+        for node in self._graph.node:
+            if node.op_type == "Concat" and not given.isdisjoint(node.input):
+                left = [name for name in node.input if name not in given]
+                del node.input[:]
+                node.input.extend(left)
+        self._put(source, end)
+
+    def rejoin(self) -> None:
+        """A concat of nothing but the parts of one split is what was split; the exporter writes neither."""
+        for node in list(self._graph.node):
+            parts = [self._plain(name) for name in node.input] if node.op_type == "Concat" else []
+            split = self._maker.get(parts[0]) if parts else None
+            if split is not None and split.op_type == "Split" and parts == list(split.output):
+                self._put(self._plain(split.input[0]), node.output[0])
+
+    def _end(self, conv: onnx.NodeProto) -> str:
+        """What a Bottleneck gives: the sum behind its second convolution, or without a shortcut the convolution's activation."""
+        end: str = conv.output[0]
+        reached = {end}
+        for node in self._graph.node:
+            if reached.isdisjoint(node.input):
+                continue
+            if node.op_type == "Add":
+                return str(node.output[0])
+            if node.op_type in ELEMENT_WISE:
+                reached |= set(node.output)
+                end = end if node.op_type in QUANTIZED else node.output[0]
+        return end
+
+    def _pair(self, tensor: str) -> list[str]:
+        """The tensor after its Q/DQ pair, if it has one."""
+        halves = [n.output[0] for n in self._graph.node if n.op_type == QUANTIZED[0] and n.input[0] == tensor]
+        return [n.output[0] for n in self._graph.node if n.op_type == QUANTIZED[1] and n.input[0] in halves]
+
+    def _put(self, new: str, old: str) -> None:
+        """Let the readers of a tensor read another one, and drop the nodes that nobody reads any more.
+
+        Readers of its Q/DQ pair read the other one's; where that has none, the pair stays, behind the other tensor.
+        """
+        instead = {old: new, **dict(zip(self._pair(old), self._pair(new), strict=False))}
+        for node in self._graph.node:
+            for index, name in enumerate(node.input):
+                node.input[index] = instead.get(name, name)
+        needed = {value.name for value in self._graph.output}
+        kept = []
+        for node in reversed(self._graph.node):
+            if not needed.isdisjoint(node.output):
+                needed |= set(node.input)
+                kept.append(node)
+        del self._graph.node[:]
+        self._graph.node.extend(reversed(kept))
+        self._index()
+
+    def _plain(self, tensor: str) -> str:
+        """The tensor before its Q/DQ pair."""
+        while tensor in self._maker and self._maker[tensor].op_type in QUANTIZED:
+            tensor = self._maker[tensor].input[0]
+        return tensor
+
     def store(self) -> None:
         """Put the changed constants in place of the old ones."""
         used = {name for node in self._graph.node for name in node.input}
@@ -100,7 +177,7 @@ class _Graph:
         """The constant behind a tensor, through Q/DQ; the tensor itself where there is none."""
         while tensor not in self._constants and tensor in self._maker:
             node = self._maker[tensor]
-            if node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
+            if node.op_type not in QUANTIZED:
                 return tensor
             tensor = node.input[0]
         return tensor
@@ -108,7 +185,7 @@ class _Graph:
     def _scales(self, tensor: str) -> list[str]:
         """Scales and zero points on the way from a constant to `tensor`."""
         found: list[str] = []
-        while tensor in self._maker and self._maker[tensor].op_type in ("DequantizeLinear", "QuantizeLinear"):
+        while tensor in self._maker and self._maker[tensor].op_type in QUANTIZED:
             found += self._maker[tensor].input[1:]
             tensor = self._maker[tensor].input[0]
         return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,13 @@ def prepare(module: Any) -> Any:
     for layer in network.modules():
         if hasattr(layer, "forward_split"):  # one Split node in place of the slices of `chunk`
             layer.forward = layer.forward_split
+        if type(layer).__name__ == "C2f" and not len(layer.m):  # nothing between its halves: no need to take them apart
+            layer.forward = _straight(layer)
     return network
+
+
+def _straight(block: Any) -> Callable[[Any], Any]:
+    return lambda x: block.cv2(block.cv1(x))
 
 
 def trace(network: Any, *, imgsz: int, opset: int, dynamic_batch: bool, classes: int) -> onnx.ModelProto:

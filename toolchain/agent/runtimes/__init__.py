@@ -6,11 +6,22 @@ Contract of such a file (standard library, numpy and the runtime itself, importe
     PRECISIONS  tuple of "fp32", "fp16", "int8"
     version()   the runtime's version; ImportError where it is not installed
     providers() names that `load` may be asked for
-    load(path, provider, threads) -> engine; AgentError("provider", ...) when that provider cannot be had, never another one
-        engine.provider             the one really used
+    load(path, provider, threads) -> engine; AgentError("provider", ...) when that provider cannot be had, never another one;
+        provider is a NAME with options of the runtime's own, or without: "NAME:KEY=VALUE,KEY=VALUE", see `split`
+        engine.provider             the one asked for, once it was seen to be the one really used
         engine.version, .options    strings and numbers for the record
         engine.inputs, .outputs     list of {"name", "shape" (int, or str/None where free), "type" (numpy name)}
-        engine.run(array)           list of numpy arrays
+        engine.run(array)           list of numpy arrays, which the next run may overwrite
+        engine.device_ms            only where the runtime knows: time of the last run on the accelerator alone
+
+Only where the runtime makes something of its own out of the graph, which takes long and is kept (see toolchain/agent/convert.py):
+
+    BUILDS      True
+    load(..., cache=folder, root="/")   takes what was built, or the graph, which is then built first as it is
+    convert(path, provider, order, cache, tell, root, at_end)   path of what was built, and a dict about it
+    parts(made, cache)              {"engine": path, "about": path}: what of it goes to the host
+    adopt(made, about, cache, root) path under which it is kept when it comes back; refused on another kind of machine
+    differences(made, path, provider, order, root)   why it is not what would be built of a graph here, in words
 
 Only where the runtime can time its nodes:
 
@@ -42,3 +53,19 @@ def find(name):
     if name not in names():
         raise AgentError("bad_request", "unknown runtime %r; this agent has %s" % (name, ", ".join(names())))
     return importlib.import_module("." + PREFIX + name, __name__)
+
+
+def split(provider):
+    """Name and options of a provider written "NAME" or "NAME:KEY=VALUE,KEY=VALUE".
+
+    Raises:
+        AgentError: it is written otherwise.
+    """
+    name, _, rest = provider.partition(":")
+    options = {}
+    for part in rest.split(",") if rest else ():
+        key, sign, value = part.partition("=")
+        if not (key and sign and value):
+            raise AgentError("provider", "options are KEY=VALUE, between commas: %r" % provider)
+        options[key] = value
+    return name, options

@@ -1,13 +1,17 @@
-"""ONNX Runtime, any of its execution providers."""
+"""ONNX Runtime, any of its execution providers. Nothing runs on the CPU unless the CPU's provider was asked for."""
 
 import json
 
 from ..wire import AgentError
+from . import split
 
 NAME = "onnxruntime"
 PRECISIONS = ("fp32", "fp16", "int8")
 PROFILES = True
 NODE = "_kernel_time"  # other events of a node are fences, not work
+CPU = "CPUExecutionProvider"
+STRICT = "session.disable_cpu_ep_fallback"  # a node that the provider cannot run is an error, not left to the CPU
+STRICT_SINCE = (1, 16)
 TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -88,33 +92,74 @@ def runs_of(events):
 
 
 def load(path, provider, threads, profile_to=None):
+    name, asked = split(provider)
+    if name not in providers():
+        raise AgentError("provider", "%s is not among the providers here: %s" % (name, ", ".join(providers())))
+    if name != CPU and version_numbers() < STRICT_SINCE:
+        text = "onnxruntime %s cannot promise that nothing of %s's runs on the CPU: %d.%d or later is needed"
+        raise AgentError("provider", text % (version(), name, *STRICT_SINCE))
+    options = session_options(name, threads, profile_to)
+    try:
+        session = open_session(path, options, name, asked)
+    except Exception as error:
+        if "allocate memory" in str(error) or "bad_alloc" in str(error):
+            raise AgentError("out_of_memory", str(error)) from error
+        if name != CPU:
+            check_provider(path, name, asked)
+        raise AgentError("engine", "onnxruntime %s could not load the engine: %s" % (version(), error)) from error
+    used = session.get_providers()
+    if used[0] != name:
+        raise AgentError("provider", "asked for %s, the session uses %s" % (name, ", ".join(used)))
+    session.disable_fallback()
+    about = {
+        "intra_op_num_threads": threads,
+        "inter_op_num_threads": 1,
+        "graph_optimization_level": str(options.graph_optimization_level).split(".")[-1],
+        "execution_mode": str(options.execution_mode).split(".")[-1],
+    }
+    return Engine(session, provider, dict(about, **asked))
+
+
+def version_numbers():
+    return tuple(int(part) for part in version().split(".")[:2])
+
+
+def session_options(name, threads, profile_to):
     import onnxruntime
 
-    if provider not in providers():
-        raise AgentError("provider", "%s is not among the providers here: %s" % (provider, ", ".join(providers())))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if name != CPU:
+        options.add_session_config_entry(STRICT, "1")
     if profile_to is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile_to
+    return options
+
+
+def open_session(path, options, name, asked):
+    """With that provider alone; onnxruntime's own second try, with the CPU, is switched off."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path, options, providers=[(name, asked)], enable_fallback=0)
+
+
+def check_provider(path, name, asked):
+    """Asked when a provider has failed: is it the provider's fault?
+
+    Raises:
+        AgentError: it cannot start, or would leave nodes to the CPU.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
-    except Exception as error:
-        if "allocate memory" in str(error) or "bad_alloc" in str(error):
-            raise AgentError("out_of_memory", str(error)) from error
-        raise AgentError("engine", "onnxruntime %s could not load the engine: %s" % (version(), error)) from error
-    used = session.get_providers()
-    if used[0] != provider:
-        raise AgentError("provider", "asked for %s, the session uses %s" % (provider, ", ".join(used)))
-    session.disable_fallback()
-    return Engine(
-        session,
-        used[0],
-        {
-            "intra_op_num_threads": threads,
-            "inter_op_num_threads": 1,
-            "graph_optimization_level": str(options.graph_optimization_level).split(".")[-1],
-            "execution_mode": str(options.execution_mode).split(".")[-1],
-        },
-    )
+        used = open_session(path, options, name, asked).get_providers()
+    except Exception:  # noqa: BLE001 - neither: what it said at first stands
+        return
+    if used[0] != name:
+        raise AgentError("provider", "%s cannot start (its libraries or its driver); only %s can" % (name, ", ".join(used)))
+    text = "%s cannot run every node of the graph: the rest would run on the CPU. A graph of fixed shapes may help"
+    raise AgentError("provider", text % name)

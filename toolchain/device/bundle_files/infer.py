@@ -1,7 +1,8 @@
 """Run this bundle's detector on pictures: python3 infer.py PICTURE... prints one JSON object a line, one line a picture.
 
-Needs numpy and the runtime the bundle was built for (see manifest.json). Reads .ppm (P6) and .npy ((height, width, 3) uint8 RGB)
-by itself, other pictures with OpenCV or Pillow, whichever is there. Every file it uses is checked against manifest.json first.
+Needs numpy and the runtime the bundle was built for (see manifest.json); for TensorRT that is its Python module and CUDA's
+libcudart. Reads .ppm (P6) and .npy ((height, width, 3) uint8 RGB) by itself, other pictures with OpenCV or Pillow, whichever is
+there. Every file it uses is checked against manifest.json first.
 
 In a program of yours:
 
@@ -11,11 +12,14 @@ In a program of yours:
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import re
 import sys
+import tempfile
 import time
+import zipfile
 
 import numpy as np
 
@@ -147,21 +151,102 @@ def suppress(output, min_score, iou, most):
     return boxes[kept], scores[kept], classes[kept]
 
 
-def open_onnxruntime(path, settings):
+def open_onnxruntime(bundle, settings):
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it writes into the home folder otherwise
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = settings["threads"], 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=[settings["provider"]])
-    if session.get_providers()[0] != settings["provider"]:
-        raise BundleError("asked for %s, the session uses %s" % (settings["provider"], session.get_providers()))
+    provider, more = split(settings["provider"])
+    if provider != "CPUExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = onnxruntime.InferenceSession(bundle.engine(), options, providers=[(provider, more)])
+    if session.get_providers()[0] != provider:
+        raise BundleError("asked for %s, the session uses %s" % (provider, session.get_providers()))
     name = session.get_inputs()[0].name
     return lambda array: session.run(None, {name: array})[0], onnxruntime.__version__
 
 
-RUNTIMES = {"onnxruntime": open_onnxruntime}  # name: (engine file, settings) -> function from input to output, version
+def open_openvino(bundle, settings):
+    sys.modules.setdefault("openvino_telemetry", None)  # it would write into the home folder and dial out
+    import openvino
+
+    device, more = split(settings["provider"])
+    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
+    if device == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = settings["threads"]
+    request = openvino.Core().compile_model(bundle.engine(), device, dict(properties, **more)).create_infer_request()
+    return lambda array: request.infer([array]).to_tuple()[0], openvino.__version__.split("-")[0]
+
+
+def open_ncnn(bundle, settings):
+    import ncnn
+
+    path = bundle.engine()
+    precision = split(settings["provider"])[1].get("precision", "fp32")
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute, net.opt.num_threads = False, settings["threads"]
+    for kind in ("fp16", "bf16"):
+        for key in ("packed", "storage", "arithmetic"):
+            key = "use_%s_%s" % (kind, key)
+            if hasattr(net.opt, key):
+                setattr(net.opt, key, kind == precision)
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        about = json.loads(archive.read("about.json").decode())
+        pair = [archive.extract(name, folder) for name in ("model.param", "model.bin")]
+        if net.load_param(pair[0]) != 0 or net.load_model(pair[1]) != 0:
+            raise BundleError("%s: ncnn %s cannot read it" % (path, ncnn.__version__))
+
+    def run(array):
+        extractor = net.create_extractor()
+        extractor.input(about["input_blob"], ncnn.Mat(array[0]))
+        return np.array(extractor.extract(about["output_blobs"][0])[1])[None]
+
+    return run, ncnn.__version__
+
+
+def open_tensorrt(bundle, settings):
+    """A plan, by the code in plan_loader.zip: the one that was built on this machine, else the one that came with the bundle."""
+    conversion, path = bundle.manifest["conversion"], os.path.join(bundle.folder, "built-here.plan")
+    if not os.path.exists(path):
+        if not conversion["engine"]:
+            raise BundleError("no plan was built here yet: `toolchain deploy` builds it")
+        path = bundle.checked(conversion["engine"])
+        bundle.checked(conversion["about"])
+    loader = bundle.checked("plan_loader.zip")
+    with zipfile.ZipFile(loader) as archive:
+        package = archive.namelist()[0].split("/")[0]
+    sys.path.append(loader)
+    standalone = importlib.import_module(package + ".trt.standalone")
+    try:
+        engine, remark = standalone.open_plan(path, settings["provider"])
+    except standalone.AgentError as error:
+        raise BundleError(str(error))
+    if remark:
+        sys.stderr.write("note: the plan was %s\n" % remark)
+
+    def run(array):
+        try:
+            return engine.run(array)[0]
+        except standalone.AgentError as error:
+            raise BundleError(str(error))
+
+    return run, engine.version
+
+
+def split(provider):
+    """Name and options of "NAME:KEY=VALUE,KEY=VALUE"."""
+    name, _, rest = provider.partition(":")
+    return name, dict(part.split("=", 1) for part in rest.split(",") if part)
+
+
+RUNTIMES = {
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+    "ncnn": open_ncnn,
+    "tensorrt": open_tensorrt,
+}  # name: (bundle, settings) -> function from input to output, version
 
 
 class Detector:
@@ -179,10 +264,14 @@ class Detector:
         settings = self.manifest["runtime"]
         if settings["name"] not in RUNTIMES:
             raise BundleError("this infer.py cannot load engines of %s" % settings["name"])
-        self._run, version = RUNTIMES[settings["name"]](self.checked(self.manifest["engine"]), settings)
+        self._run, version = RUNTIMES[settings["name"]](self, settings)
         if version != settings["version"]:
             text = "note: %s %s here, the bundle was built with %s" % (settings["name"], version, settings["version"])
             sys.stderr.write(text + "\n")
+
+    def engine(self):
+        """Path of the engine, checked."""
+        return self.checked(self.manifest["engine"])
 
     def checked(self, name):
         """Path of a file of the bundle whose contents are what the manifest says."""

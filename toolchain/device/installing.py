@@ -1,0 +1,55 @@
+"""Install what an engine needs on a device, when the user asks for it: into an environment in the agent's own folder there."""
+
+from __future__ import annotations
+
+from toolchain import progress
+from toolchain.device.messages import Count, Message, Path_, Text, check
+from toolchain.device.session import AgentSession
+from toolchain.device.state_messages import Probe
+from toolchain.device.target import Target
+
+SILENCE_S = 180.0  # without a line and without a byte more on the device's disk
+BY_PIP = ("onnxruntime",)  # other runtimes come with the board's own system
+
+
+class Line(Message):
+    text: Text
+
+
+class Grown(Message):
+    bytes: Count
+
+
+class Installed(Message):
+    python: Path_
+
+
+def missing(target: Target | None, probe: Probe) -> list[str]:
+    """Names of the packages to install; none where numpy and the target's default runtime are there or do not come by pip."""
+    runtime = target.default_runtime if target else BY_PIP[0]
+    lacks = runtime in BY_PIP and not probe.runtimes.get(runtime)
+    if probe.numpy is not None and not lacks:
+        return []
+    return ["numpy", *([runtime] if runtime in BY_PIP else [])]
+
+
+def install(session: AgentSession, packages: list[str]) -> str:
+    """Make the environment anew with these packages in it; what pip says is shown. The device must be ours.
+
+    Returns:
+        path of its Python on the device.
+
+    Raises:
+        RuntimeMissingError: no pip, no package index, no wheel; DiskFullError; nothing is left of the try then.
+        DeviceError and its other kinds.
+    """
+
+    def show(event: str, data: object) -> None:
+        if event == "line":
+            progress.note(f"  {check(Line, data).text}")
+        else:
+            progress.note(f"  {check(Grown, data).bytes / 1e6:.0f} MB on the disk")
+
+    progress.note(f"  {session.host}: installing {', '.join(packages)} into the agent's own folder")
+    answer = session.request("install", timeout_s=SILENCE_S, on_event=show, packages=packages)
+    return check(Installed, answer).python
