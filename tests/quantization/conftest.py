@@ -1,4 +1,4 @@
-"""A tiny YOLOv8 as a float ONNX file, pictures for it, and the same quantized once."""
+"""A tiny YOLOv8 as a float ONNX file, pictures for it, and a data set with a network that learns from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from tests.helpers import NAMES, tiny_model
+from tests.helpers import NAMES, live_model, tiny_dataset, tiny_model
+from toolchain import verbs
 from toolchain.export.metadata import detection_metadata, write_metadata
 from toolchain.export.tracing import prepare, trace
+from toolchain.verbs import quantizing
+from toolchain.yolo.checkpoint import save_checkpoint
 
 SIZE = 64
 
@@ -49,3 +52,21 @@ def pictures() -> NDArray[np.float32]:
     coarse = rng.random((6, 8, 8, 3), dtype=np.float32)
     fine: list[Any] = [cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) for picture in coarse]
     return np.ascontiguousarray(np.stack(fine).transpose(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`onnx/model.onnx` and `data/` with 12 training pictures."""
+    root = tmp_path_factory.mktemp("job")
+    save_checkpoint(root / "dense.pt", live_model(), names=NAMES, train_args={"imgsz": SIZE}, extra={})
+    tiny_dataset(root / "data", {"train": 12, "val": 3}, size=(SIZE, SIZE))
+    (root / "onnx").mkdir()
+    verbs.export(root / "dense.pt", root / "onnx", data=root / "data" / "data.yaml", imgsz=SIZE)
+    return root
+
+
+@pytest.fixture
+def one_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, and a processor that is the same everywhere."""
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quantizing, "cpu_features", lambda on: {"vnni": False, "rules": "onnxruntime-x86"})

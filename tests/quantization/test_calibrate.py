@@ -49,7 +49,7 @@ def test_histograms_equal_a_run_that_keeps_everything(float_model: onnx.ModelPro
             histogram = seen[name].histogram
             want, _ = np.histogram(values, bins=histogram.edges)
             assert histogram.counts.sum() == values.size
-            assert np.abs(histogram.counts - want).sum() <= 0.02 * values.size + 2  # float32 borders
+            assert np.abs(histogram.counts - want).sum() <= 0.001 * values.size + 2  # kernels differ with what else is an output
 
 
 @pytest.mark.parametrize("batch", [1, 2, 6])

@@ -8,7 +8,7 @@ import pytest
 
 from toolchain.errors import AccuracyGateError
 from toolchain.quantization.costs import LayerCost
-from toolchain.quantization.gate import check_gate
+from toolchain.quantization.gate import Attempt, check_gate
 from toolchain.quantization.recipe import list_recipes
 
 
@@ -21,9 +21,11 @@ def test_passes_up_to_the_limit() -> None:
 def test_fails_with_numbers_layers_and_steps() -> None:
     costs = [LayerCost("/model.1/conv/Conv", 9.5), LayerCost("/model.2/conv/Conv", 21.0)]
     with pytest.raises(AccuracyGateError) as caught:
-        check_gate(0.5744, 0.525, costs=costs, tried=["minmax"], images=64)
+        check_gate(0.5744, 0.525, costs=costs, tried=[Attempt("minmax", 0, 0.525, "val")], images=64)
     text = str(caught.value)
-    for part in ("0.5744", "0.5250", "0.0494", "0.0100", "/model.1/conv/Conv (9.5 dB)", "tried: minmax", "keep_float", "than 64"):
+    assert "tried: minmax: 0.5250 on val" in text
+    assert "--mixed" in text
+    for part in ("0.5744", "0.5250", "0.0494", "0.0100", "/model.1/conv/Conv (9.5 dB)", "keep_float", "than 64"):
         assert part in text
     advice = text.split("another recipe: ")[1].split(";")[0]
     assert set(advice.split(", ")) == set(list_recipes()) - {"minmax"}
@@ -32,8 +34,10 @@ def test_fails_with_numbers_layers_and_steps() -> None:
 
 def test_advises_only_what_is_left() -> None:
     with pytest.raises(AccuracyGateError) as caught:
-        check_gate(0.5, 0.1, tried=list_recipes(), images=300)
+        check_gate(0.5, 0.1, tried=[Attempt(name, 3, 0.1, "val") for name in list_recipes()], images=300)
     text = str(caught.value)
+    assert "minmax, layers in float: 3: 0.1000 on val" in text
+    assert "--mixed" not in text
     assert "another recipe" not in text
     assert "more calibration pictures" not in text
     assert "float engine" in text

@@ -15,7 +15,9 @@ from tests.helpers import NAMES
 from tests.quantization.conftest import SIZE
 from toolchain.errors import QuantizationError, UnknownNameError
 from toolchain.export.session import cpu_session
-from toolchain.quantization.quantize import CALIBRATION, FILE, draw, quantize
+from toolchain.quantization.pictures import draw
+from toolchain.quantization.quantize import quantize
+from toolchain.quantization.quantizer import CALIBRATION, FILE
 from toolchain.quantization.rules import RULES
 from toolchain.stage import file_sha256
 
@@ -37,7 +39,7 @@ def test_writes_model_and_calibration(float_file: Path, picture_files: list[Path
     assert record["recipe"]["method"] == "moving-average"
     assert all(low <= 0 <= high and low < high for low, high in record["ranges"].values())
     assert report["biases_corrected"] > 20
-    assert report["dfl_shortened"] == (0 if rules == "tensorrt" else 1)
+    assert report["dfl_shortened"] == int(RULES[rules].short_dfl)
     onnx.checker.check_model(onnx.load(tmp_path / FILE))
 
 

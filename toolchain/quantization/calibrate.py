@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,36 @@ from toolchain.errors import QuantizationError, UnknownNameError
 from toolchain.export.session import cpu_session
 from toolchain.quantization.ranges import METHODS, Observed, Range
 from toolchain.quantization.silu import clip_before_silu
+
+
+class Probe:
+    """The float graph with every tensor of interest as an output; the arrays it hands out are overwritten by the next run."""
+
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str]) -> None:
+        probe = onnx.ModelProto()
+        probe.CopyFrom(model)
+        constants = {tensor.name for tensor in probe.graph.initializer}
+        self.source: str = next(value.name for value in probe.graph.input if value.name not in constants)
+        self.wanted = [name for name in tensors if name != self.source]
+        del probe.graph.output[:]
+        probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in self.wanted)
+        self._session = cpu_session(probe)
+        self.shape: list[int] = self._session.get_inputs()[0].shape[1:]
+        self._binding: Any = None
+        self._values: list[NDArray[np.float32]] = []
+
+    def run(self, picture: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Values of the tensors for one (3, s, s) picture, the input's among them."""
+        batch = picture[None]
+        if self._binding is None:  # the first run tells the shapes; all others write into its arrays, for fresh memory costs time
+            self._values = self._session.run(self.wanted, {self.source: batch})
+            self._binding = self._session.io_binding()
+            for name, value in zip(self.wanted, self._values, strict=True):
+                self._binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+        else:
+            self._binding.bind_cpu_input(self.source, batch)
+            self._session.run_with_iobinding(self._binding)
+        return {self.source: batch, **dict(zip(self.wanted, self._values, strict=True))}
 
 
 def observe(
@@ -29,26 +61,21 @@ def observe(
     Raises:
         QuantizationError: no pictures, a wrong shape, or values that are not finite.
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    source = probe.graph.input[0].name
-    wanted = [name for name in tensors if name != source]
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
-    session = cpu_session(probe)
-    size = session.get_inputs()[0].shape[1:]
+    probe = Probe(model, tensors)
     seen = {name: Observed(name) for name in tensors}
-    for batch in batches:
-        if list(batch.shape[1:]) != list(size):
-            raise QuantizationError("calibration pictures do not fit the network's input", got=f"{batch.shape[1:]}, not {size}")
-        for picture in batch:
-            for name, value in zip(wanted, session.run(wanted, {source: picture[None]}), strict=True):
-                seen[name].add(value)
-            if source in seen:
-                seen[source].add(picture)
-        if advance is not None:
-            advance(len(batch))
-    if not any(tensor.pictures for tensor in seen.values()):
+    pictures = 0
+    with ThreadPoolExecutor(_cores()) as pool:  # counting is as much work as the network, and lets go of Python's lock
+        for batch in batches:
+            if list(batch.shape[1:]) != list(probe.shape):
+                got = f"{tuple(batch.shape[1:])}, not {tuple(probe.shape)}"
+                raise QuantizationError("calibration pictures do not fit the network's input", got=got)
+            for picture in batch:
+                values = probe.run(picture)
+                list(pool.map(lambda tensor, values=values: tensor.add(values[tensor.name]), seen.values()))
+            pictures += len(batch)
+            if advance is not None:
+                advance(len(batch))
+    if not pictures:
         raise QuantizationError("no calibration pictures", got=0, fix="pass pictures of the training set")
     return seen
 
@@ -67,6 +94,15 @@ def ranges(
     """
     if method not in METHODS:
         raise UnknownNameError("calibration method", method, METHODS)
-    found = {name: METHODS[method](tensor, percentile) for name, tensor in seen.items()}
-    found = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in found.items()}
-    return found | {name: clip_before_silu(seen[name], found[name]) for name in before_silu if name in seen}
+
+    def find(name: str) -> Range:
+        low, high = METHODS[method](seen[name], percentile)
+        widened = min(low, 0.0), max(high, 0.0)
+        return clip_before_silu(seen[name], widened) if name in before_silu else widened
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        return dict(zip(seen, pool.map(find, seen), strict=True))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from toolchain.errors import AccuracyGateError
 from toolchain.quantization.costs import LayerCost
@@ -12,13 +13,37 @@ MAX_DROP = 0.01  # mAP50-95
 SHOWN = 5
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """An INT8 model that was judged.
+
+    Attributes:
+        recipe: name.
+        left_float: layers left in float beyond what the runtime's rules leave there.
+        map50_95: of its own outputs, 0..1.
+        on: the pictures it was judged on.
+        qat_epochs: of training with the rounding in place, 0: calibrated only.
+    """
+
+    recipe: str
+    left_float: int
+    map50_95: float
+    on: str
+    qat_epochs: int = 0
+
+    def __str__(self) -> str:
+        mixed = f", layers in float: {self.left_float}" if self.left_float else ""
+        mixed += f", QAT of {self.qat_epochs} epochs" if self.qat_epochs else ""
+        return f"{self.recipe}{mixed}: {self.map50_95:.4f} on {self.on}"
+
+
 def check_gate(
     float_map: float,
     int8_map: float,
     max_drop: float = MAX_DROP,
     *,
     costs: Sequence[LayerCost] = (),
-    tried: Sequence[str] = (),
+    tried: Sequence[Attempt] = (),
     images: int | None = None,
 ) -> dict[str, float]:
     """Compare mAP50-95 of the float model and of the INT8 model on the same pictures.
@@ -28,7 +53,7 @@ def check_gate(
         int8_map: 0..1.
         max_drop: largest loss allowed, absolute mAP.
         costs: of `layer_costs`, noisiest first; the worst are named.
-        tried: recipes or levers already tried, so the advice does not repeat them.
+        tried: everything that was judged, so that the advice does not repeat it.
         images: calibration pictures used, if known.
 
     Returns:
@@ -46,19 +71,23 @@ def check_gate(
     worst = ", ".join(f"{cost.name} ({cost.sqnr_db:.1f} dB)" for cost in costs[:SHOWN])
     got = f"mAP50-95 {float_map:.4f} in float, {int8_map:.4f} in INT8: a drop of {drop:.4f}, allowed {max_drop:.4f}"
     got += f"\n  noisiest layers: {worst}" if worst else ""
-    got += f"\n  tried: {', '.join(tried)}" if tried else ""
+    got += f"\n  tried: {'; '.join(map(str, tried))}" if tried else ""
     raise AccuracyGateError("INT8 lost more accuracy than allowed", got=got, fix=_advice(costs, tried, images))
 
 
-def _advice(costs: Sequence[LayerCost], tried: Sequence[str], images: int | None) -> str:
+def _advice(costs: Sequence[LayerCost], tried: Sequence[Attempt], images: int | None) -> str:
     from toolchain.quantization.recipe import list_recipes
 
     steps = []
+    if not any(attempt.left_float for attempt in tried):
+        steps.append("leave layers in float as far as needed: --mixed")
     if costs:
         steps.append(f"leave the noisiest layers in float: keep_float = [{', '.join(repr(cost.name) for cost in costs[:2])}]")
-    if untried := [name for name in list_recipes() if name not in tried]:
+    if untried := [name for name in list_recipes() if name not in {attempt.recipe for attempt in tried}]:
         steps.append(f"another recipe: {', '.join(untried)}")
     if images is not None and images < 100:
         steps.append(f"more calibration pictures than {images}")
+    if not any(attempt.qat_epochs for attempt in tried):
+        steps.append("train with the rounding in place: --qat-epochs 3")
     steps.append("ship the float engine, or allow more with --max-drop")
     return "; ".join(steps)

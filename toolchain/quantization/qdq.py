@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -65,6 +65,19 @@ def plan_placement(model: onnx.ModelProto, rules: Rules, keep_float: Sequence[st
             fix = "names are those of the ONNX nodes, for example /model.2/*"
             raise QuantizationError("no layer matches the pattern of `keep_float`", got=pattern, fix=fix)
         kept |= dict.fromkeys(matched, f"asked: {pattern}")
+    return _placement(graph, rules, kept)
+
+
+def leave_float(model: onnx.ModelProto, rules: Rules, placement: Placement, names: Iterable[str], why: str) -> Placement:
+    """The placement without some of its nodes.
+
+    Raises:
+        QuantizationError: nothing is left to quantize.
+    """
+    return _placement(Structure(model), rules, {**placement.kept_float, **dict.fromkeys(names, why)})
+
+
+def _placement(graph: Structure, rules: Rules, kept: dict[str, str]) -> Placement:
     chosen = [node for node in graph.nodes if node.op_type in rules.quantized and node.name not in kept]
     if not any(node.op_type == "Conv" for node in chosen):
         raise QuantizationError(

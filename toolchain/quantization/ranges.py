@@ -1,6 +1,7 @@
 """From what was seen of a tensor to the range INT8 covers. Values outside the range are clipped, inside they are rounded.
 
-What is kept of a tensor does not grow with the number of pictures: extremes, their moving average, one histogram.
+What is kept of a tensor does not grow with the number of pictures: extremes, their moving average, and a histogram of every
+value. The histogram is the one that all values at once would have given, count for count.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import QuantizationError
 
-BINS = 8192  # over -limit..limit; at least 16 bins for each of the 256 levels of a one-sided tensor
-SAMPLE = 1 << 15  # values of one picture that enter the histogram; extremes always see all of them
+BINS = 1 << 14  # over -limit..limit; at least 16 bins for each of the 256 levels of a one-sided tensor
+CHUNK = 1 << 23  # values counted at a time: OpenCV counts in float32, exact up to 2^24
+LARGEST = 2.0**127  # limits are float32 for OpenCV
 MOMENTUM = 0.9  # of the moving average, per picture
 LEVELS = 255  # steps of an 8-bit range
 CANDIDATES = 100  # clipping points tried by `entropy` and `mse`
@@ -26,7 +29,7 @@ Floats = NDArray[np.float32]
 
 @dataclass
 class Histogram:
-    """Counts over -limit..limit. When a value falls outside, the limit doubles and pairs of bins merge: nothing is lost."""
+    """Counts over -limit..limit, a power of two. When a value falls outside, the limit doubles and pairs of bins merge."""
 
     limit: float = 0.0
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -37,12 +40,13 @@ class Histogram:
             self.counts[BINS // 2] += values.size  # zeros belong to the bin that starts at zero, whatever the limit becomes
             return
         if self.limit == 0.0:
-            self.limit = float(2.0 ** max(np.ceil(np.log2(largest)), -100.0))  # BINS / limit must fit float32
-        while largest > self.limit:
+            self.limit = float(2.0 ** max(np.floor(np.log2(largest)) + 1, -100.0))
+        while largest >= self.limit:
             self._double()
-        index = ((values + np.float32(self.limit)) * np.float32(BINS / (2 * self.limit))).astype(np.int32)
-        np.clip(index, 0, BINS - 1, out=index)
-        self.counts += np.bincount(index.ravel(), minlength=BINS)
+        row = values.reshape(1, -1)
+        for start in range(0, row.shape[1], CHUNK):
+            counts = cv2.calcHist([row[:, start : start + CHUNK]], [0], None, [BINS], [-self.limit, self.limit])
+            self.counts += counts.ravel().astype(np.int64)
 
     def _double(self) -> None:
         merged = self.counts.reshape(-1, 2).sum(axis=1)
@@ -78,15 +82,14 @@ class Observed:
         """See the tensor for one more picture.
 
         Raises:
-            QuantizationError: a value is infinite or not a number.
+            QuantizationError: a value is not a number, infinite, or as good as that.
         """
         low, high = float(values.min()), float(values.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        largest = max(abs(low), abs(high))
+        if not largest < LARGEST:
             fix = "the float network already fails on this picture: check the weights and the picture"
             raise QuantizationError("a tensor holds values that are not finite", got=f"{self.name}: {low}..{high}", fix=fix)
-        flat = values.reshape(-1)
-        step = -(-flat.size // SAMPLE)
-        self.histogram.add(flat[self.pictures % step :: step], max(abs(low), abs(high)))
+        self.histogram.add(values, largest)
         keep = MOMENTUM if self.pictures else 0.0
         self.average_low = keep * self.average_low + (1 - keep) * low
         self.average_high = keep * self.average_high + (1 - keep) * high
@@ -106,30 +109,37 @@ def moving_average(seen: Observed, percentile: float) -> Range:
 
 def percentile_range(seen: Observed, percentile: float) -> Range:
     """Cut the rarest values: `100 - percentile` per cent of them at each end."""
-    counts = seen.histogram.counts
-    reached = np.cumsum(counts) / counts.sum()
-    edges = seen.histogram.edges
-    low = edges[int(np.searchsorted(reached, 1 - percentile / 100, side="right"))]
-    high = edges[int(np.searchsorted(reached, percentile / 100, side="left")) + 1]
-    return max(float(low), seen.low), min(float(high), seen.high)
+    counts, edges = seen.histogram.counts, seen.histogram.edges
+    low, high = -_quantile(counts[::-1], -edges[::-1], percentile), _quantile(counts, edges, percentile)
+    return max(low, seen.low), min(high, seen.high)
+
+
+def _quantile(counts: NDArray[np.int64], edges: NDArray[np.float64], percentile: float) -> float:
+    """The value that `percentile` per cent do not exceed, true to a bin: values are taken as evenly spread inside it."""
+    reached = np.cumsum(counts)
+    rank = max(np.ceil(reached[-1] * percentile / 100 - 1e-6), 1)
+    index = int(np.searchsorted(reached, rank))
+    inside = (rank - reached[index] + counts[index]) / counts[index]
+    return float(edges[index] + inside * (edges[index + 1] - edges[index]))
 
 
 def mse(seen: Observed, percentile: float) -> Range:
     """The clipping points with the smallest squared error of rounding and clipping together; first the upper, then the lower."""
     shrink = np.linspace(1.0, NARROWEST, CANDIDATES)
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    used = np.flatnonzero(seen.histogram.counts)
+    values, weight = seen.histogram.centres[used], seen.histogram.counts[used]
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / LEVELS
+        nearest = low + np.clip(np.round((values - low) / step), 0, LEVELS) * step
+        return float((weight * (values - nearest) ** 2).sum())
+
     if high > 0:
-        high = min((_squared_error(seen.histogram, low, high * s), high * s) for s in shrink)[1]
+        high = min((error(low, high * s), high * s) for s in shrink)[1]
     if low < 0:
-        low = -min((_squared_error(seen.histogram, low * s, high), -low * s) for s in shrink)[1]
+        low = -min((error(low * s, high), -low * s) for s in shrink)[1]
     return low, high
-
-
-def _squared_error(histogram: Histogram, low: float, high: float) -> float:
-    used = np.flatnonzero(histogram.counts)
-    values, step = histogram.centres[used], (high - low) / LEVELS
-    nearest = low + np.clip(np.round((values - low) / step), 0, LEVELS) * step
-    return float((histogram.counts[used] * (values - nearest) ** 2).sum())
 
 
 def entropy(seen: Observed, percentile: float) -> Range:

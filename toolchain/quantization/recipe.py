@@ -19,7 +19,7 @@ else:
     import tomli as tomllib
 
 
-DEFAULT = "percentile"
+AUTO = "auto"  # in place of a name: try them all
 
 
 class Recipe(BaseModel):
@@ -33,6 +33,7 @@ class Recipe(BaseModel):
         bias_images: of those, how many measure the shift of each layer's mean (`bias.py`); 0 leaves the biases alone.
         batch: pictures read at a time; memory grows with it, results do not change.
         runtimes: rows of `RULES` this was made for.
+        default_for: rows of `RULES`, or names of targets, where this one is taken unless another is named.
         comment: when to take it.
         source: where the values come from.
     """
@@ -46,6 +47,7 @@ class Recipe(BaseModel):
     bias_images: int = Field(default=0, ge=0)
     batch: int = Field(default=1, gt=0)
     runtimes: tuple[str, ...] = Field(min_length=1)
+    default_for: tuple[str, ...] = ()
     comment: str
     source: str
 
@@ -74,6 +76,24 @@ class Recipe(BaseModel):
 def list_recipes() -> list[str]:
     """Names of the shipped recipes."""
     return sorted(path.stem for path in data_dir("calibration").glob("*.toml"))
+
+
+def recipes_for(rules: str) -> list[str]:
+    """Names of the shipped recipes made for a row of `RULES`."""
+    return [name for name in list_recipes() if rules in load_recipe(name).runtimes]
+
+
+def default_recipe(rules: str, target: str | None = None) -> str:
+    """Name of the shipped recipe for a target, else for a row of `RULES`.
+
+    Raises:
+        UnknownNameError: there is none for such rules.
+    """
+    chosen = {place: name for name in list_recipes() for place in load_recipe(name).default_for}
+    for place in (target, rules):
+        if place in chosen:
+            return chosen[place]
+    raise UnknownNameError("quantization rules", rules, RULES)
 
 
 def load_recipe(recipe: str | Path) -> Recipe:

@@ -58,6 +58,15 @@ RULES: dict[str, Rules] = {
         float_outputs=(), int32_bias=True, pair_on_weights=False, last_convs="float", first_conv="int8", short_dfl=True,
         source="not measured on ARM yet; kernels with dot products accumulate in 32 bits, so weights keep 8 bits (MLAS sources)",
     ),
+    "openvino": Rules(
+        activations="int8", symmetric=True, saturating_without_vnni=True,
+        quantized=("Conv", "Add", "Concat", "Split", "MaxPool", "Resize", "GlobalAveragePool"),
+        float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=False,
+        last_convs="float", first_conv="int8", short_dfl=False,
+        source="as OpenVINO 2026.4 compiled YOLOv8n for AVX-512 VNNI and AMX: Q after SiLU lets it fuse both into the "
+        "conv (onnxruntime-x86: 77 layers of their own); zero points other than 0 add 38 layers that requantize; without "
+        "Split 8 splits and 16 Q stay float between INT8 convs; saturation without VNNI: oneDNN documentation",
+    ),
     "tensorrt": Rules(
         activations="int8", symmetric=True, saturating_without_vnni=False,
         quantized=("Conv", "Add", "Concat", "MaxPool", "Resize", "GlobalAveragePool"),

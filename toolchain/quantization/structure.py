@@ -59,7 +59,8 @@ class Structure:
                 last[node.name] = node
                 continue
             tail.add(node.name)
-            waiting += self.parents(node)
+            if node.op_type != "Shape":  # a size (of a free batch) says nothing about what the head computes from
+                waiting += self.parents(node)
         if not last:
             fix = "give the ONNX file that `toolchain export` wrote"
             raise QuantizationError("no conv found behind the outputs: not a detector", got=self.outputs, fix=fix)

@@ -1,0 +1,48 @@
+"""The rules for OpenVINO, checked by the graph it compiled: what was meant to be INT8 is, and nothing between it is float."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolchain.agent import runtimes
+from toolchain.quantization.quantize import quantize
+
+rt = runtimes.find("openvino")
+try:
+    rt.version()
+except ImportError as error:
+    pytest.skip(f"openvino is not installed: {error}", allow_module_level=True)
+INT8 = ("i8", "u8")
+
+
+@pytest.fixture(scope="module")
+def layers(float_file: Path, picture_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], set[str]]:
+    """Layers of the compiled graph, and the ONNX nodes that were left in float."""
+    out = tmp_path_factory.mktemp("int8")
+    quantize(float_file, picture_files, out, imgsz=64, vnni=True, rules="openvino")
+    engine = rt.load(str(out / "model.int8.onnx"), "CPU", 1)
+    return rt.rows(engine.compiled), set(json.loads((out / "calibration.json").read_text())["kept_float"])
+
+
+def made_of(row: dict) -> set[str]:
+    return {name.removesuffix("/WithoutBiases") for name in row["made_of"].split(",")}
+
+
+def test_every_convolution_that_was_meant_to_be_is_int8(layers: tuple[list[dict], set[str]]) -> None:
+    rows, kept = layers
+    convs = [row for row in rows if row["kind"] == "Convolution"]
+    wrong = [row["name"] for row in convs if (row["precision"] in INT8) == bool(made_of(row) & kept)]
+    assert sum(row["precision"] in INT8 for row in convs) > 10
+    assert wrong == []
+
+
+def test_silu_is_fused_and_no_float_lies_between(layers: tuple[list[dict], set[str]]) -> None:
+    """Only the picture's own quantization is a layer by itself; what moves values moves 8 bits."""
+    rows, kept = layers
+    inside = [row for row in rows if row["kind"] not in ("Const", "Input", "Output", "Reorder") and not made_of(row) & kept]
+    floats = [row["name"] for row in inside if row["precision"] not in INT8 and "/model." in row["made_of"]]
+    assert floats == []
+    assert not [row["name"] for row in inside if row["kind"] == "Subgraph" and "/model." in row["made_of"]]
