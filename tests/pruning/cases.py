@@ -11,21 +11,38 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.helpers import live_model
+from tests.helpers import live_model, tiny_yaml
 from toolchain.pruning.criteria import GroupScores
+from toolchain.pruning.depth import emptied
 from toolchain.pruning.groups import Network, trace
 from toolchain.pruning.plan import PruningPlan, make_plan
-from toolchain.yolo.blocks import to_prunable
+from toolchain.yolo.blocks import head_outputs, to_prunable
 
 IMGSZ = 64
 PICTURES = torch.rand(2, 3, IMGSZ, IMGSZ, generator=torch.Generator().manual_seed(1))
 SEEDS = st.integers(0, 2**32 - 1)
+SHORT, CHAIN = ("model.4.m.0", "model.4.m.1", "model.4.m.2"), ("model.9.m.0", "model.9.m.1", "model.9.m.2")
 
 
 @functools.cache
 def subject(seed: int = 0) -> tuple[Any, Any, Network]:
     """Stock network, prunable form, groups; shared, so never to be changed."""
     stock = live_model(seed=seed)
+    prunable = to_prunable(stock)
+    return stock, prunable, trace(prunable, IMGSZ)
+
+
+def deep_yaml() -> dict[str, Any]:
+    """The tiny network with three Bottlenecks in its second and its last C2f, with and without shortcuts."""
+    config = tiny_yaml()
+    config["backbone"][4][1] = config["head"][2][1] = 3
+    return {key: config[key] for key in ("backbone", "head")}
+
+
+@functools.cache
+def deep() -> tuple[Any, Any, Network]:
+    """Stock network, prunable form, groups; shared, so never to be changed."""
+    stock = live_model(**deep_yaml())
     prunable = to_prunable(stock)
     return stock, prunable, trace(prunable, IMGSZ)
 
@@ -45,6 +62,23 @@ def random_widths(network: Network, seed: int, align: int = 1) -> dict[str, int]
     return widths
 
 
+def without(network: Network, widths: dict[str, int], blocks: set[str]) -> dict[str, int]:
+    """The same widths with these Bottlenecks, and what they take along, gone."""
+    empty = {g for r in network.removals if r.block in blocks for g in emptied(network.removals, r.hidden)}
+    return {**widths, **dict.fromkeys(empty, 0)}
+
+
+def random_depth(network: Network, seed: int, align: int = 1) -> dict[str, int]:
+    """Random widths, each Bottleneck gone with one chance in three."""
+    rng = np.random.default_rng(seed)
+    blocks = {r.block for r in network.removals if rng.random() < 1 / 3}
+    return without(network, random_widths(network, seed, align), blocks)
+
+
+def full(network: Network) -> dict[str, int]:
+    return {g.name: g.channels for g in network.free}
+
+
 def random_plan(network: Network, seed: int, align: int = 1) -> PruningPlan:
     return plan_of(network, random_widths(network, seed, align), random_scores(network, seed + 1), align)
 
@@ -54,6 +88,32 @@ def plan_of(network: Network, widths: Mapping[str, int], scores: GroupScores, al
         network, widths, scores, model_sha256=sha256, imgsz=IMGSZ, criterion="random", strategy="uniform", asked_ratio=0.5,
         align=align,
     )  # fmt: skip
+
+
+def silenced(prunable: Any, network: Network, plan: PruningPlan) -> dict[str, torch.Tensor]:
+    """Raw outputs of the dense network with removed channels and Bottlenecks at zero, by hooks: not by the product's way."""
+    kept = {g.name: g.kept for g in plan.groups}
+    gone = {f"{block}.cv2": set(range(prunable.get_submodule(f"{block}.cv2.conv").out_channels)) for block in plan.gone}
+    for group in network.groups:
+        for part, stay in zip(group.parts, kept[group.name], strict=True):
+            for piece in part:
+                if piece.dim == "out" and piece.layer.endswith(".conv"):
+                    rows = [piece.positions[c] for c in range(group.channels) if c not in set(stay)]
+                    gone.setdefault(piece.layer.removesuffix(".conv"), set()).update(int(p) for row in rows for p in row)
+    hooks = []
+    for path, channels in gone.items():
+
+        def silence(_: Any, __: Any, out: torch.Tensor, channels: tuple[int, ...] = tuple(channels)) -> torch.Tensor:
+            out = out.clone()
+            out[:, list(channels)] = 0
+            return out
+
+        hooks.append(prunable.get_submodule(path).register_forward_hook(silence))
+    with torch.no_grad():
+        outputs = head_outputs(prunable, PICTURES)
+    for hook in hooks:
+        hook.remove()
+    return outputs
 
 
 def counted(network: nn.Module, imgsz: int = IMGSZ) -> tuple[int, int]:

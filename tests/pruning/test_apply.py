@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from tests.helpers import NAMES, live_model, tiny_dataset, tiny_model
-from tests.pruning.cases import IMGSZ, PICTURES, SEEDS, plan_of, random_plan, random_scores, random_widths, subject
+from tests.pruning.cases import IMGSZ, PICTURES, SEEDS, plan_of, random_plan, random_scores, random_widths, silenced, subject
 from toolchain.errors import AlignmentError, NothingPrunedError, PlanError, RewriteError
 from toolchain.pruning.apply import apply_plan, cut_network
 from toolchain.pruning.groups import Network, trace
@@ -28,32 +28,6 @@ from toolchain.yolo.blocks import head_outputs, max_difference, to_prunable
 from toolchain.yolo.checkpoint import load_model, save_checkpoint
 
 
-def masked_outputs(prunable: Any, network: Network, plan: PruningPlan) -> dict[str, torch.Tensor]:
-    """Raw outputs of the dense network with the removed channels' activations at zero, by hooks: not by the product's way."""
-    kept = {g.name: g.kept for g in plan.groups}
-    gone: dict[str, set[int]] = {}
-    for group in network.groups:
-        for part, stay in zip(group.parts, kept[group.name], strict=True):
-            for piece in part:
-                if piece.dim == "out" and piece.layer.endswith(".conv"):
-                    rows = [piece.positions[c] for c in range(group.channels) if c not in set(stay)]
-                    gone.setdefault(piece.layer.removesuffix(".conv"), set()).update(int(p) for row in rows for p in row)
-    hooks = []
-    for path, channels in gone.items():
-
-        def silence(_: Any, __: Any, out: torch.Tensor, channels: tuple[int, ...] = tuple(channels)) -> torch.Tensor:
-            out = out.clone()
-            out[:, list(channels)] = 0
-            return out
-
-        hooks.append(prunable.get_submodule(path).register_forward_hook(silence))
-    with torch.no_grad():
-        outputs = head_outputs(prunable, PICTURES)
-    for hook in hooks:
-        hook.remove()
-    return outputs
-
-
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_cut_equals_masked_dense_for_any_kept_channels(seed: int) -> None:
@@ -62,7 +36,7 @@ def test_cut_equals_masked_dense_for_any_kept_channels(seed: int) -> None:
     cut = apply_plan(stock, prunable, network, plan, PICTURES)
     with torch.no_grad():
         found = head_outputs(cut.network, PICTURES)
-    for key, expected in masked_outputs(prunable, network, plan).items():
+    for key, expected in silenced(prunable, network, plan).items():
         torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-4)
     assert cut.differences["split"] <= 1e-5
     assert max(cut.differences["cut"], cut.differences["merge"]) <= 1e-4
@@ -75,9 +49,9 @@ def test_masking_changes_the_outputs_so_that_the_test_above_can_fail() -> None:
     stock, prunable, network = subject()
     plan = random_plan(network, 3)
     dense = head_outputs(stock, PICTURES)
-    assert float((masked_outputs(prunable, network, plan)["boxes"] - dense["boxes"]).abs().max()) > 0.5
+    assert float((silenced(prunable, network, plan)["boxes"] - dense["boxes"]).abs().max()) > 0.5
     other = random_plan(network, 4)
-    expected = masked_outputs(prunable, network, other)
+    expected = silenced(prunable, network, other)
     assert float((head_outputs(cut_network(prunable, network, plan), PICTURES)["boxes"] - expected["boxes"]).abs().max()) > 0.1
 
 

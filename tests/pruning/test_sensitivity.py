@@ -21,6 +21,7 @@ from toolchain.pruning.apply import apply_plan
 from toolchain.pruning.criteria import Subject, score
 from toolchain.pruning.prune import analyse
 from toolchain.pruning.sensitivity import FILE, SUMMARY, Row, guard, sensitivity
+from toolchain.yolo.blocks import SplitC2f
 from toolchain.yolo.checkpoint import load_model, save_checkpoint
 from toolchain.yolo.dataset import load_dataset
 from toolchain.yolo.evaluate import evaluate_module
@@ -144,12 +145,26 @@ def test_equal_widths_are_measured_once(job: dict[str, Any], monkeypatch: pytest
     assert all(r["box_iou_drop"] is None for r in result["rows"])
 
 
+def test_each_bottleneck_is_measured_missing(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counts: list[list[int]] = []
+
+    def note(network: Any, *rest: Any) -> room.Effect:
+        counts.append([len(m.m) for m in network.modules() if isinstance(m, SplitC2f)])
+        return room.Effect(1.0, 0.5, None)
+
+    monkeypatch.setattr(room, "measure", note)
+    rows = sensitivity(out=tmp_path, depth=True, **{**job, "ratios": (0.5,)})["rows"]
+    assert [row["group"] for row in rows if not row["kept"]] == ["model.2.m.0.cv1", "model.4.m.0.cv1", "model.9.m.0.cv1"]
+    assert counts[-3:] == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    assert all(count == [1, 1, 1] for count in counts[:-3])
+
+
 def test_fisher_is_scored_on_training_pictures(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[str] = []
-    real: Callable[..., Any] = room.labelled_batches
-    monkeypatch.setattr(room, "measure", lambda *args: room.Effect(1.0, 0.5, None))
     import toolchain.pruning.prune as prune_room
 
+    seen: list[str] = []
+    real: Callable[..., Any] = prune_room.labelled_batches
+    monkeypatch.setattr(room, "measure", lambda *args: room.Effect(1.0, 0.5, None))
     monkeypatch.setattr(
         prune_room, "labelled_batches", lambda dataset, split, *rest: seen.append(split) or real(dataset, split, *rest)
     )

@@ -38,6 +38,7 @@ def summary() -> dict[str, Any]:
         ],
         "prune": {
             "criterion": "taylor", "strategy": "latency", "asked": {"latency": "0.5x"}, "alignment": 8,
+            "pages": ["stages/cut/select.html"],
             "reached": {"macs_ratio": 0.38, "params_ratio": 0.26, "channels_ratio": None},
         },
         "training": {"epochs": 3, "best_epoch": 2, "curve": curve},

@@ -12,11 +12,17 @@ RATIO = {"value": 2.4449, "low": 2.1, "high": 12.98, "rounds": 11, "reason": Non
 NOTHING = {"value": None, "low": None, "high": None, "reason": "few"}
 
 
+def around(p50: float) -> dict[str, Any]:
+    return {"value": p50, "low": p50 * 0.9, "high": p50 * 1.1, "reason": None}
+
+
 def engine(p50: float, ratio: dict[str, Any] | None, *flags: str, **changes: Any) -> dict[str, Any]:
-    bounded = {"value": p50, "low": p50 * 0.9, "high": p50 * 1.1, "reason": None}
+    bounded = around(p50)
     return {
         "latency_ms": {"p50": bounded, "p90": bounded, "p95": NOTHING, "p99": NOTHING, "n": 30, "max": 2 * p50}, "speedup": ratio,
-        "provider": "CPUExecutionProvider", "threads": 2, "flags": flags, "end_to_end": None, "paced": None, "load_ms": 120.0,
+        "runtime": "onnxruntime", "runtime_version": "1.32.0", "provider": "CPUExecutionProvider", "threads": 2, "flags": flags,
+        "end_to_end": None, "paced": None, "load_ms": 120.0,
+        "device_ms": None, "trtexec": None, "options": {}, "size_bytes": 3_140_000,
         "first_inference_ms": 31.0, "rss_mb": 87.4, "gpu_mb": None, "accuracy": None,
         "energy": {"status": "not_measured", "reason": "not_requested", "detail": ""}, **changes,
     }  # fmt: skip
@@ -107,3 +113,29 @@ def test_latency_at_a_rate_beside_the_one_back_to_back() -> None:
     assert "At 30 frames a second" in text
     for word in ("44.0", "43.0–45.0", "61.0", "1.33×", "4/900", "2"):
         assert word in text[text.index("At 30") :]
+
+
+def test_size_of_what_is_loaded() -> None:
+    """A plan built on the device, not the graph that went there."""
+    text = shown(baseline=engine(33.0, None, options={"plan_bytes": 7_310_000, "typing": "weak", "flags": "FP16 INT8"}))
+    assert "7.31" in text[text.index("Beside it") :]
+    assert "3.14" in text[text.index("Beside it") :]
+    assert text.index("weak") < text.index("FP16 INT8")
+    assert "typing" not in shown()
+
+
+def test_the_gpus_own_time_beside_trtexecs() -> None:
+    device = {"p50": around(3.0), "p90": around(3.1), "p95": NOTHING, "p99": NOTHING}
+    timed = {"status": "measured", "compute_ms": {"p50": around(2.9)}}
+    missing = {"status": "not_measured", "reason": "no trtexec on this device"}
+    engines = {
+        "dense": engine(4.0, None, device_ms=device, trtexec=timed),
+        "int8": engine(2.0, RATIO, device_ms=None, trtexec=missing),
+    }
+    text = shown(engines=engines)
+    part = text[text.index("On the GPU alone") : text.index("Beside it")]
+    for word in ("3.00", "2.70–3.30", "3.10", "75%", "2.90", "2.61–3.19"):
+        assert word in part, word
+    assert "int8: not timed by trtexec: no trtexec on this device" in text
+    assert "…" not in text
+    assert "On the GPU" not in shown()

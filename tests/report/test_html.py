@@ -118,6 +118,7 @@ def test_shows_what_makes_the_numbers_true(tmp_path: Path, summary: dict[str, An
     facts = ["9f" * 32, "ab" * 32, "board cpu", "CPUExecutionProvider", "1.32.0", "images also trained on none", "split test"]
     facts += ["output layer", "rounds 15", "governor not recorded", "openvino not installed", "2 min 05 s", "sha256sum --check"]
     facts += ["toolchain run demo.toml --budget latency=0.5x", "kept, macs 38.0 %", "kept, channels not recorded"]
+    facts += ["Why each group has its width: stages/cut/select.html"]
     assert [fact for fact in facts if fact not in parsed.text] == []
 
 

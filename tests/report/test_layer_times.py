@@ -162,6 +162,24 @@ def test_profiles_of_a_run_as_its_stage_keeps_them() -> None:
     assert profiled({}, LAYERS, 8, 320) == []
 
 
+def test_a_layer_is_found_under_the_name_it_has_now_and_one_that_is_gone_takes_no_time() -> None:
+    layers = [
+        {"name": "model.4.m.0.cv1.conv", "now": None, "dense": 16, "kept": 0},
+        {"name": "model.4.m.1.cv1.conv", "now": "model.4.m.0.cv1.conv", "dense": 16, "kept": 8},
+        {"name": "model.22.cv2.0.2", "now": "model.22.cv2.0.2", "dense": 64, "kept": 64},
+    ]
+    dense = [Node(f"/model.4/m.{i}/{op}", op.rpartition("/")[2], 1.0 + i) for i in (0, 1) for op in ("cv1/conv/Conv", "Add")]
+    cut = [Node("/model.4/m.0/cv1/conv/Conv", "Conv", 0.5), Node("/model.4/m.0/Add", "Add", 0.7)]
+    rows = by_name(layer_times(dense, cut, layers, align=8))
+    assert {key: (row.dense_ms, row.pruned_ms, row.kept_channels) for key, row in rows.items()} == {
+        ("model.4.m.0.cv1", "Conv"): (1.0, 0.0, 0),
+        ("model.4.m.1.cv1", "Conv"): (2.0, 0.5, 8),
+        ("model.4.m.0", "Add"): (1.0, 0.0, None),
+        ("model.4.m.1", "Add"): (2.0, 0.7, None),
+    }
+    assert all(why_not_faster(row) is None for row in rows.values())
+
+
 def test_what_each_kind_of_row_is_blamed_for() -> None:
     rows = layer_times(DENSE, DENSE, LAYERS, align=8, imgsz=320)
     reasons = {row.layer: why_not_faster(row) for row in rows}

@@ -11,7 +11,19 @@ import onnx
 import pytest
 
 from tests.helpers import NAMES
-from tests.pruning.cases import IMGSZ, PICTURES, plan_of, random_scores, random_widths, subject
+from tests.pruning.cases import (
+    CHAIN,
+    IMGSZ,
+    PICTURES,
+    SHORT,
+    deep,
+    full,
+    plan_of,
+    random_scores,
+    random_widths,
+    subject,
+    without,
+)
 from toolchain.errors import ExportError
 from toolchain.export.exporter import export_onnx
 from toolchain.export.resize import resize
@@ -59,6 +71,54 @@ def test_an_int8_graph_is_resized_with_its_scales(dense: Path, tmp_path: Path, p
     outputs = cpu_session(tmp_path / "small.onnx").run(None, {"images": np.zeros((1, 3, IMGSZ, IMGSZ), np.float32)})
     assert outputs[0].shape == (1, 7, 80)
     assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "model.int8.onnx").stat().st_size
+
+
+DEPTHS = ({SHORT[0], SHORT[1]}, {CHAIN[2]}, {"model.2.m.0", SHORT[2], CHAIN[1]}, {"model.2.m.0", *SHORT, *CHAIN})
+
+
+@pytest.fixture(scope="module")
+def deep_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(deep()[0], tmp_path_factory.mktemp("deep") / "d")
+
+
+@pytest.mark.parametrize("blocks", DEPTHS, ids=lambda blocks: "-".join(sorted(blocks)))
+def test_the_same_graph_as_the_real_cut_without_bottlenecks(deep_dense: Path, tmp_path: Path, blocks: set[str]) -> None:
+    stock, prunable, network = deep()
+    widths = without(network, random_widths(network, 5, align=4), blocks)
+    cut = apply_plan(stock, prunable, network, plan_of(network, widths, random_scores(network, 5), 4), PICTURES)
+    real = onnx.load(exported(cut.network, tmp_path / "cut"))
+    resized = resize(onnx.load(deep_dense), engine_sizes(network, widths))
+    assert shapes(resized) == shapes(real)
+    onnx.checker.check_model(resized, full_check=True)
+
+
+def quantized(model: Path, out: Path, pictures: list[Path], rules: str) -> onnx.ModelProto:
+    out.mkdir(exist_ok=True)
+    quantize(model, pictures[:4], out, imgsz=IMGSZ, recipe="minmax", vnni=True, rules=rules)
+    return onnx.load(out / "model.int8.onnx")
+
+
+@pytest.mark.parametrize("rules", ["onnxruntime-x86", "tensorrt"])
+def test_the_same_int8_graph_as_the_real_cut(deep_dense: Path, tmp_path: Path, picture_files: list[Path], rules: str) -> None:
+    stock, prunable, network = deep()
+    dense = quantized(deep_dense, tmp_path / "dense", picture_files, rules)
+    for number, blocks in enumerate(DEPTHS[-2:]):
+        widths = without(network, random_widths(network, 6, align=4), blocks)
+        cut = apply_plan(stock, prunable, network, plan_of(network, widths, random_scores(network, 6), 4), PICTURES)
+        real = quantized(exported(cut.network, tmp_path / f"cut{number}"), tmp_path, picture_files, rules)
+        resized = resize(dense, engine_sizes(network, widths))
+        assert shapes(resized) == shapes(real), blocks
+        outputs = cpu_session(resized).run(None, {"images": np.zeros((1, 3, IMGSZ, IMGSZ), np.float32)})
+        assert outputs[0].shape == (1, 7, 80)
+
+
+def test_a_resized_graph_computes_what_its_shape_says(deep_dense: Path) -> None:
+    """At full width a cut without shortcut leaves the other weights as they are: the outputs are the real cut's."""
+    stock, prunable, network = deep()
+    widths = without(network, full(network), {CHAIN[2]})
+    cut = apply_plan(stock, prunable, network, plan_of(network, widths, random_scores(network, 0)), PICTURES).network
+    found = cpu_session(resize(onnx.load(deep_dense), engine_sizes(network, widths))).run(None, {"images": PICTURES[:1].numpy()})
+    np.testing.assert_allclose(found[0], cut(PICTURES[:1])[0].detach().numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_grows_and_nothing_is_invented(dense: Path) -> None:

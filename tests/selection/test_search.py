@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from tests.selection.test_latency import DENSE, NETWORK, OPTIONS, law
 from tests.selection.test_value import FISHER
 from toolchain.device.sweep import Timing
 from toolchain.errors import BudgetError, MeasurementError
-from toolchain.selection.search import TOLERANCE, search
+from toolchain.selection.goals import TOLERANCE, LatencyGoal
+from toolchain.selection.learnt import study
+from toolchain.selection.propose import exact
+from toolchain.selection.search import search
 
 
 class Device:
@@ -33,7 +37,9 @@ class Device:
 
 
 def run(device: Device, share: float, **more: Any) -> Any:
-    return search(device, OPTIONS, FISHER, share, samples=40, **more)  # type: ignore[arg-type]
+    learnt = study(device, OPTIONS, 40, 0)  # type: ignore[arg-type]
+    least = {group: min(widths) for group, widths in OPTIONS.items()}
+    return search(LatencyGoal(learnt, share, least), exact(OPTIONS, FISHER, 0), **more)
 
 
 @pytest.mark.parametrize("share", [0.7, 0.5, 0.35])
@@ -60,3 +66,26 @@ def test_an_unsteady_device_is_refused() -> None:
 
 def test_the_same_seed_and_timings_give_the_same_plan() -> None:
     assert run(Device(), 0.5).widths == run(Device(), 0.5).widths
+
+
+class Hasty(Device):
+    """Says of a plan alone that it takes `factor` of what its kind took in the spread."""
+
+    factor = 0.9
+
+    def times(self, plans: Sequence[Mapping[str, int]]) -> list[Timing]:
+        found = super().times(plans)
+        return [replace(one, ratio=one.ratio * self.factor) for one in found] if len(plans) == 1 else found
+
+
+def test_after_the_last_round_the_largest_engine_below_the_budget_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(Hasty(), 0.5, rounds=1)
+    assert found.rounds[-1].measured < 0.5 * (1 - TOLERANCE)
+    assert "below the budget" in capsys.readouterr().err
+
+
+def test_over_the_budget_in_every_round_is_refused() -> None:
+    device = Hasty()
+    device.factor = 1.1
+    with pytest.raises(BudgetError, match="after 1 rounds"):
+        run(device, 0.5, rounds=1)

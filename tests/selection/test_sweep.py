@@ -18,9 +18,9 @@ ON = On(threads=1)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sweep, "ROUNDS", 3)
+    monkeypatch.setattr(sweep, "LOADS", 2)
     monkeypatch.setattr(sweep, "RUNS", 2)
-    monkeypatch.setattr(sweep, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(sweep, "MOST_LOADS", 2)
 
 
 def candidates(folder: Path, *seeds: int) -> list[Candidate]:
@@ -38,7 +38,7 @@ def test_only_what_is_missing_is_timed(tmp_path: Path, monkeypatch: pytest.Monke
     both = sweep.sweep(candidates(tmp_path, 1, 2), reference, out, on=ON)
     assert both[0] == first[0]
     assert [one.about for one in both] == [{"seed": 1}, {"seed": 2}]
-    assert all(len(one.engine_ms) == len(one.reference_ms) == 3 and one.ratio > 0 for one in both)
+    assert all(len(one.engine_ms) == len(one.reference_ms) == 6 and one.ratio > 0 for one in both)
     monkeypatch.setattr(sweep, "connect", None)  # the device is not asked again
     assert sweep.sweep(candidates(tmp_path, 1, 2), reference, out, on=ON) == both
 

@@ -2,10 +2,12 @@
 
 Three equalities are checked on real input: splitting C2f changes nothing; the cut network equals the original with the removed
 channels' BN scale and shift at zero (so SiLU gives 0 and nobody downstream sees them); merging C2f back changes nothing.
+A Bottleneck that goes whole is silenced in the same way, in both its BNs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toolchain.errors import AlignmentError
+from toolchain.pruning.depth import renamed
 from toolchain.pruning.groups import Network
 from toolchain.pruning.plan import PruningPlan
-from toolchain.yolo.blocks import prove_equal, to_stock
+from toolchain.yolo.blocks import SplitC2f, drop_bottlenecks, prove_equal, to_stock
 
 Removed = dict[tuple[str, str], NDArray[np.int64]]  # (layer, dim) -> positions to delete
 
@@ -52,7 +55,7 @@ def apply_plan(original: nn.Module, prunable: nn.Module, network: Network, plan:
     """
     differences = {"split": prove_equal(original, prunable, images, "splitting C2f")}
     cut, removed = _cut(prunable, network, plan)
-    differences["cut"] = prove_equal(_masked(prunable, removed), cut, images, "cutting channels")
+    differences["cut"] = prove_equal(_masked(prunable, removed, plan.gone), cut, images, "cutting channels")
     stock = to_stock(cut).eval()
     differences["merge"] = prove_equal(cut, stock, images, "merging C2f")
     check_alignment(cut, network, plan)
@@ -65,16 +68,19 @@ def cut_network(prunable: nn.Module, network: Network, plan: PruningPlan) -> nn.
 
 
 def _cut(prunable: nn.Module, network: Network, plan: PruningPlan) -> tuple[nn.Module, Removed]:
-    removed = _removed_positions(network, plan)
+    removed = removed_positions(network, plan)
     cut = deepcopy(prunable).eval()
     for name, module in cut.named_modules():
         gone_in, gone_out = removed.get((name, "in")), removed.get((name, "out"))
         if gone_in is not None or gone_out is not None:
             _shrink(module, gone_in, gone_out)
+    for name, module in list(cut.named_modules()):
+        if isinstance(module, SplitC2f):
+            drop_bottlenecks(module, [i for i in range(len(module.m)) if f"{name}.m.{i}" in plan.gone])
     return cut, removed
 
 
-def _removed_positions(network: Network, plan: PruningPlan) -> Removed:
+def removed_positions(network: Network, plan: PruningPlan) -> Removed:
     """(layer, dim) -> positions to delete."""
     gone: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
     kept = {g.name: g.kept for g in plan.groups}
@@ -113,11 +119,12 @@ def _shrink(module: nn.Module, gone_in: NDArray[np.int64] | None, gone_out: NDAr
         module.num_features = len(out)
 
 
-def _masked(prunable: nn.Module, removed: Removed) -> nn.Module:
+def _masked(prunable: nn.Module, removed: Removed, blocks: Collection[str]) -> nn.Module:
     masked = deepcopy(prunable).eval()
     for name, module in masked.named_modules():
-        gone = removed.get((name, "out"))
-        if isinstance(module, nn.BatchNorm2d) and gone is not None:
+        if isinstance(module, nn.BatchNorm2d):
+            whole = any(name.startswith(f"{block}.") for block in blocks)
+            gone = np.arange(module.num_features) if whole else removed.get((name, "out"), np.arange(0))
             module.weight.data[gone] = 0
             module.bias.data[gone] = 0
     return masked
@@ -131,10 +138,12 @@ def check_alignment(cut: nn.Module, network: Network, plan: PruningPlan) -> None
         AlignmentError: lists the convs.
     """
     thin = {g.name for g in plan.groups if g.frozen or g.channels < plan.align}
+    names = {renamed(name, plan.gone): name for name in network.convs}
     wrong = []
     for name, module in cut.named_modules():
         if not isinstance(module, nn.Conv2d) or ".dfl." in name:
             continue
+        name = names[name]
         feeds = set(network.removed_in.get(name, {}))
         makes = set(network.removed_out.get(name, {}))
         if module.groups == 1 and feeds and not feeds & thin and module.in_channels % plan.align:

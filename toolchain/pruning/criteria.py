@@ -78,11 +78,17 @@ def bn_scale(part: tuple[Slice, ...], subject: Subject) -> Scores:
 
 def lamp(part: tuple[Slice, ...], subject: Subject) -> Scores:
     """Squared group norm over the sum of the not-smaller ones of the same group (arXiv 2010.07611)."""
-    squared = l2(part, subject) ** 2
+    return lamp_of(l2(part, subject))
+
+
+def lamp_of(scores: Scores) -> Scores:
+    """(channels,) of any score ≥ 0: its square over the sum of the squares that are not smaller (arXiv 2010.07611)."""
+    squared = scores**2
     order = np.argsort(-squared, kind="stable")
-    tail = np.empty_like(squared)
-    tail[order] = np.cumsum(squared[order])
-    return squared / np.maximum(tail, np.finfo(float).tiny)
+    kept = np.empty_like(squared)
+    kept[order] = np.cumsum(squared[order])
+    normalised: Scores = squared / np.maximum(kept, np.finfo(float).tiny)
+    return normalised
 
 
 def fpgm(part: tuple[Slice, ...], subject: Subject) -> Scores:

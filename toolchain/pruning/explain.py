@@ -34,7 +34,8 @@ def print_groups(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         table.add_column(title, overflow="fold", **kwargs)  # type: ignore[arg-type]
     for row in rows:
         channels = f"2×{row['channels']}" if row["halves"] == 2 else str(row["channels"])
-        table.add_row(row["group"], _few(row["layers"]), _few(row["feeds"]), channels, str(row["kept"]), row["why"])
+        kept = str(row["kept"]) if row["kept"] else f"0: without {row['removes']}"
+        table.add_row(row["group"], _few(row["layers"]), _few(row["feeds"]), channels, kept, row["why"])
     Console().print(table)
 
 

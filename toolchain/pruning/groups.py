@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from toolchain.errors import PruningError, UnknownNameError
+from toolchain.pruning.depth import Removal, removable
 from toolchain.yolo.blocks import SplitC2f, head_outputs, not_prunable
 
 Positions = NDArray[np.int64]
@@ -82,6 +83,7 @@ class Network:
     convs: Mapping[str, ConvShape]
     removed_in: Mapping[str, Mapping[str, int]] = field(repr=False)  # conv -> group -> input positions per channel
     removed_out: Mapping[str, Mapping[str, int]] = field(repr=False)
+    removals: tuple[Removal, ...] = field(default=(), repr=False)
 
     def group(self, name: str) -> Group:
         """Raises: UnknownNameError."""
@@ -96,11 +98,19 @@ class Network:
         return [group for group in self.groups if group.frozen is None]
 
     def conv_widths(self, widths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of every conv when groups keep `widths` channels (missing: all)."""
-        lost = {group.name: group.channels - widths.get(group.name, group.channels) for group in self.groups}
+        """(inputs, outputs) of every conv when groups keep `widths` channels (missing: all).
+
+        The convs of a Bottleneck that is gone have no inputs or no outputs.
+        """
+        kept = {group.name: widths.get(group.name, group.channels) for group in self.groups}
+        lost = {group.name: group.channels - kept[group.name] for group in self.groups}
+        skipped: dict[str, int] = {}
+        for removal in self.removals:
+            if removal.reader and not kept[removal.hidden]:
+                skipped[removal.reader] = skipped.get(removal.reader, 0) + kept[removal.source]
         return {
             name: (
-                conv.inputs - sum(lost[g] * k for g, k in self.removed_in.get(name, {}).items()),
+                conv.inputs - sum(lost[g] * k for g, k in self.removed_in.get(name, {}).items()) - skipped.get(name, 0),
                 conv.outputs - sum(lost[g] * k for g, k in self.removed_out.get(name, {}).items()),
             )
             for name, conv in self.convs.items()
@@ -151,7 +161,9 @@ def trace(network: nn.Module, imgsz: int) -> Network:
     parts = [_part(group, paths, graph) for group in found]
     groups = _tie_halves([_as_group(part, frozen, network) for part in parts if part], network)
     convs = _conv_shapes(network, images)
-    return Network(tuple(groups), convs, _count(groups, convs, "in"), _count(groups, convs, "out"))
+    return Network(
+        tuple(groups), convs, _count(groups, convs, "in"), _count(groups, convs, "out"), removable(network, groups)
+    )  # fmt: skip
 
 
 def _frozen_layers(network: Any) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolchain.errors import AlignmentError, NothingPrunedError, PlanError
 from toolchain.pruning.criteria import GroupScores, top_channels
+from toolchain.pruning.depth import check_depth, renamed
 from toolchain.pruning.groups import Group, Network
 from toolchain.stage import write_bytes
 
@@ -20,7 +21,10 @@ class Strict(BaseModel):
 
 
 class GroupPlan(Strict):
-    """One group: `kept` holds one rising index list per part (two for the halves of a C2f)."""
+    """One group: `kept` holds one rising index list per part (two for the halves of a C2f).
+
+    An empty list: the Bottleneck that makes the channels is gone.
+    """
 
     name: str
     channels: int = Field(gt=0)
@@ -60,6 +64,11 @@ class PruningPlan(Strict):
         """group -> channels kept, of the groups that are cut."""
         return {g.name: g.width for g in self.groups if g.frozen is None}
 
+    @property
+    def gone(self) -> list[str]:
+        """Module paths of the Bottlenecks that are removed whole."""
+        return sorted({g.name.rpartition(".")[0] for g in self.groups if not g.width})
+
     def save(self, path: Path) -> None:
         write_bytes(path, (self.model_dump_json(indent=1) + "\n").encode())
 
@@ -87,16 +96,19 @@ def make_plan(
     strategy: str,
     asked_ratio: float,
     align: int,
+    uncut_ok: bool = False,
 ) -> PruningPlan:
     """Widths and scores -> the channels that stay.
 
     Raises:
-        NothingPrunedError: every group keeps all its channels; says why for each.
+        NothingPrunedError: every group keeps all its channels, and that is not `uncut_ok`; says why for each.
         AlignmentError: a cut width is not a multiple of the alignment.
+        PlanError: a group without channels that is not a whole Bottleneck.
     """
+    check_depth(network.removals, widths)
     plans = [_group_plan(group, widths, scores) for group in network.groups]
     free = [p for p in plans if p.frozen is None]
-    if all(p.width == p.channels for p in free):
+    if not uncut_ok and all(p.width == p.channels for p in free):
         raise NothingPrunedError(
             "no channel would be pruned", got=_why_nothing(free, asked_ratio, align), fix="a larger --ratio or a smaller --align"
         )
@@ -115,6 +127,13 @@ def make_plan(
         ),
         groups=plans, narrow=[p.name for p in free if p.channels < align],
     )  # fmt: skip
+
+
+def bare_plan(network: Network, widths: Mapping[str, int], scores: GroupScores, imgsz: int) -> PruningPlan:
+    """A plan to try a cut by, not to keep: it says nothing of where it comes from, and any width will do."""
+    return make_plan(
+        network, widths, scores, model_sha256="", imgsz=imgsz, criterion="", strategy="", asked_ratio=0, align=1, uncut_ok=True
+    )
 
 
 def _group_plan(group: Group, widths: Mapping[str, int], scores: GroupScores) -> GroupPlan:
@@ -149,14 +168,17 @@ def check_fits(plan: PruningPlan, network: Network, model_sha256: str) -> None:
         odd = sorted(set(expected.items()) ^ set(found.items()))
         raise PlanError("the plan's groups are not the network's", got=odd[:6])
     frozen = {g.name for g in network.groups if g.frozen is not None}
+    may_go = {name for removal in network.removals for name in removal.groups}
     for group in plan.groups:
         if group.name in frozen and group.width != group.channels:
             raise PlanError(
                 "the plan cuts a layer that must keep its channels", got=f"{group.name}: {group.width}/{group.channels}"
             )
         for kept in group.kept:
-            if len(kept) != group.width or sorted(set(kept)) != kept or not kept or kept[0] < 0 or kept[-1] >= group.channels:
+            inside = all(0 <= index < group.channels for index in kept) and (kept or group.name in may_go)
+            if len(kept) != group.width or sorted(set(kept)) != kept or not inside:
                 raise PlanError("kept channels must be rising indices inside the group, as many in each half", got=group.name)
+    check_depth(network.removals, plan.widths)
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -166,15 +188,17 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         PlanError: the second plan is not of the network the first one leaves.
     """
     after = {g.name: g for g in second.groups}
-    left = {g.name: (g.width, len(g.kept)) for g in first.groups}
+    names = {g.name: renamed(g.name, first.gone) for g in first.groups if g.width}
+    left = {names[g.name]: (g.width, len(g.kept)) for g in first.groups if g.width}
     taken = {g.name: (g.channels, len(g.kept)) for g in second.groups}
     if left != taken:
         raise PlanError("the plans do not follow each other", got=sorted(set(left.items()) ^ set(taken.items()))[:6])
     groups = []
     for group in first.groups:
-        then = after[group.name]
-        kept = [[one[i] for i in two] for one, two in zip(group.kept, then.kept, strict=True)]
-        groups.append(group.model_copy(update={"kept": kept}))
+        if name := names.get(group.name):
+            kept = [[one[i] for i in two] for one, two in zip(group.kept, after[name].kept, strict=True)]
+            group = group.model_copy(update={"kept": kept})
+        groups.append(group)
     shares = {
         key: 1 - (1 - getattr(first.reached, key)) * (1 - getattr(second.reached, key)) for key in ("channels", "macs", "params")
     }

@@ -15,6 +15,7 @@ from toolchain.pruning.criteria import CRITERIA, NEEDS_IMAGES, Subject, score
 from toolchain.pruning.evidence import Evidence, collect
 from toolchain.pruning.groups import Network, trace
 from toolchain.pruning.plan import PruningPlan, check_fits, make_plan
+from toolchain.pruning.recovery import check_kind, recover
 from toolchain.selection.strategies import Ask, check_ask, choose
 from toolchain.yolo.blocks import to_prunable
 from toolchain.yolo.checkpoint import LoadedModel, load_model, save_checkpoint
@@ -109,20 +110,24 @@ def proof_images(dataset: Dataset | None, imgsz: int) -> torch.Tensor:
 
 
 def prune(
-    model: Path, out: Path, request: PruneRequest, *, data: Path | None = None, plan_file: Path | None = None
-) -> dict[str, Any]:
+    model: Path, out: Path, request: PruneRequest, *, data: Path | None = None, plan_file: Path | None = None,
+    compensate: str = "none",
+) -> dict[str, Any]:  # fmt: skip
     """Write `out/plan.json` and `out/pruned.pt`, which plain ultralytics loads.
 
     Args:
         model: detection `.pt` or `.yaml`.
         out: existing folder.
-        request: ignored when a plan is replayed.
-        data: data YAML; needed by taylor and fisher.
+        request: but for its seed ignored when a plan is replayed.
+        data: data YAML; needed by taylor and fisher, and to compensate.
         plan_file: replay this plan instead of choosing.
+        compensate: how accuracy is won back without training, once the cut is proven; see `recovery.KINDS`.
 
     Returns:
-        asked and reached shares, multiply-adds and weights before and after, the proofs' differences.
+        asked and reached shares, multiply-adds and weights before and after, the proofs' differences, Bottlenecks gone,
+        what compensation tried and kept (None where none was asked for).
     """
+    check_kind(compensate, data)
     loaded = load_model(model)
     dataset = load_dataset(data, class_names=loaded.names) if data is not None else None
     if plan_file is not None:
@@ -132,23 +137,28 @@ def prune(
     else:
         prunable, network, plan = plan_cut(loaded, request, dataset)
     cut = apply_plan(loaded.module, prunable, network, plan, proof_images(dataset, plan.imgsz))
+    module, recovery = cut.network, None
+    if compensate != "none" and dataset is not None:
+        module, recovery = recover(prunable, network, plan, dataset, compensate, out, request.seed)
     plan.save(out / "plan.json")
     save_checkpoint(
-        out / "pruned.pt", cut.network, names=loaded.names, train_args=loaded.train_args,
+        out / "pruned.pt", module, names=loaded.names, train_args=loaded.train_args,
         extra={"stage": "pruned", "parent_sha256": loaded.sha256, "reached": plan.reached.model_dump()},
     )  # fmt: skip
     return {
         "criterion": plan.criterion, "strategy": plan.strategy, "align": plan.align, "asked_ratio": plan.asked_ratio,
         "reached": plan.reached.model_dump(), "macs_dense": network.macs({}), "macs": network.macs(plan.widths),
         "params_dense": sum(p.numel() for p in loaded.module.parameters()), "params": cut.parameters,
-        "max_abs_difference": cut.differences, "narrow": plan.narrow,
+        "max_abs_difference": cut.differences, "narrow": plan.narrow, "gone": plan.gone,
+        "compensation": recovery,
     }  # fmt: skip
 
 
 def explain(model: Path, imgsz: int, plan_file: Path | None = None) -> list[dict[str, Any]]:
-    """Every group: its layers, channels, how many a plan keeps, and why it is not pruned."""
+    """Every group: its layers, channels, how many a plan keeps, why it is not pruned, the Bottleneck that goes with all of it."""
     loaded = load_model(model)
     _, network = analyse(loaded, imgsz)
+    removes = {name: removal.block for removal in network.removals for name in removal.groups}
     kept = {g.name: g for g in PruningPlan.load(plan_file).groups} if plan_file else {}
     rows = []
     for group in network.groups:
@@ -156,5 +166,6 @@ def explain(model: Path, imgsz: int, plan_file: Path | None = None) -> list[dict
         rows.append({
             "group": group.name, "layers": group.layers("out"), "feeds": group.layers("in"), "halves": len(group.parts),
             "channels": group.channels, "kept": width, "why": group.frozen or "",
+            "removes": removes.get(group.name),
         })  # fmt: skip
     return rows

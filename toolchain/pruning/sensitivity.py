@@ -1,45 +1,35 @@
 """Sensitivity: what narrowing one dependency group alone does to the loss, the mAP and the boxes, through the real cut.
 
-Measured on training pictures, so that nothing is chosen on the pictures that judge the result. Every (group, width) is one line
-of `sensitivity.jsonl`, written as soon as it is known: a run that was stopped goes on where it was.
+Measured on training pictures, so that nothing is chosen on the pictures that judge the result. Every (group, width) is a task of
+its own, which any process or machine may do, and one line of `sensitivity.jsonl`, written by this process as soon as it is known:
+a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from toolchain import progress
-from toolchain.predictions import Predictions, candidates
+from toolchain.errors import DataError
+from toolchain.executor.serial import Serial
+from toolchain.executor.task import Executor, Task
 from toolchain.pruning.apply import cut_network
 from toolchain.pruning.criteria import NEEDS_IMAGES, GroupScores, Subject, score
+from toolchain.pruning.depth import emptied
+from toolchain.pruning.effect import Effect, measure
 from toolchain.pruning.groups import Network
-from toolchain.pruning.plan import make_plan
+from toolchain.pruning.plan import PruningPlan, bare_plan
 from toolchain.pruning.prune import analyse, gather
 from toolchain.selection.strategies import Ask, nearest_width
-from toolchain.stage import write_json
-from toolchain.yolo.checkpoint import load_model
+from toolchain.stage import append_line, read_lines, write_json
+from toolchain.yolo.checkpoint import LoadedModel, load_model
 from toolchain.yolo.dataset import Dataset, load_dataset
-from toolchain.yolo.evaluate import evaluate_predictions, matched_box_iou, prepare_split
-from toolchain.yolo.loss import choose_images, labelled_batches, raw_loss
+from toolchain.yolo.loss import choose_images
 
 FILE, SUMMARY = "sensitivity.jsonl", "sensitivity.json"
-BATCH = 8
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a network does on the chosen training pictures: mean loss per picture, mAP50-95, mean IoU of matched boxes."""
-
-    loss: float
-    map50_95: float
-    box_iou: float | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class Row:
 
 def sensitivity(
     model: Path, out: Path, *, data: Path, imgsz: int, criterion: str = "fisher", ratios: Sequence[float] = (0.25, 0.5, 0.75),
-    images: int = 64, align: int = 8, seed: int = 0,
+    images: int = 64, align: int = 8, seed: int = 0, depth: bool = False, executor: Executor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure every free group at every pruned ratio; write one line each and `out/sensitivity.json`.
 
@@ -68,40 +58,37 @@ def sensitivity(
         criterion: ranks the channels inside a group.
         ratios: pruned shares to try; widths are aligned, equal widths are measured once.
         images: training pictures.
+        depth: also without each Bottleneck that may go and all it takes along: rows of its hidden group at width 0.
+        executor: does the measuring; None: this process. The rows are the same, in the order in which they become known.
+
+    Raises:
+        TaskError: some could not be measured; the lines of the others are written.
     """
-    loaded = load_model(model)
-    dataset = load_dataset(data, class_names=loaded.names)
-    chosen = choose_images(dataset, "train", images, seed)
-    subset = replace(
-        dataset, splits={"train": [dataset.images("train")[i] for i in chosen]}, sha256=f"{dataset.sha256}:{seed}:{images}"
-    )
-    prunable, network = analyse(loaded, imgsz)
-    evidence = gather(prunable, dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
-    scores = score(network, Subject(prunable, evidence, seed), criterion)
+    at = load(model, data, imgsz, images, seed)
+    network = at.network
+    evidence = gather(at.prunable, at.dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
+    scores = score(network, Subject(at.prunable, evidence, seed), criterion)
     job = {
-        "model": loaded.sha256,
-        "data": dataset.sha256,
-        "imgsz": imgsz,
-        "criterion": criterion,
-        "images": images,
-        "align": align,
-        "seed": seed,
-    }
+        "model": at.loaded.sha256, "data": at.dataset.sha256, "imgsz": imgsz, "criterion": criterion, "images": images,
+        "align": align, "seed": seed,
+    }  # fmt: skip
     done = {(row.group, row.kept): row for row in read_rows(out, job)}
     todo = list(_widths(network, ratios, align))
-    base: Effect | None = None
-    mend(out / FILE)
-    with (out / FILE).open("a") as stream, progress.task("Measuring sensitivity", len(todo), "widths") as bar:
-        for name, kept in todo:
-            if (name, kept) not in done:
-                base = base or measure(prunable, subset, imgsz, out)
-                row = _measure_one(prunable, network, scores, subset, imgsz, out, base, name, kept)
-                stream.write(json.dumps({"job": job, **asdict(row)}) + "\n")
-                stream.flush()
-                done[(name, kept)] = row
+    todo += [(removal.hidden, 0) for removal in network.removals if depth]
+    missing = {_key(*one): one for one in todo if one not in done}
+    with progress.task("Measuring sensitivity", len(todo), "widths") as bar:
+        bar.advance(len(todo) - len(missing))
+        base = measure(at.prunable, at.subset, imgsz, out) if missing else None
+        plans = {key: _plan(network, scores, imgsz, *one) for key, one in missing.items()}
+        for key, effect in effects(at, plans, out, executor):
+            assert base is not None
+            name, kept = missing[key]
+            row = _row(name, network.group(name).channels, kept, base, effect)
+            append_line(out / FILE, {"job": job, **asdict(row)})
+            done[(name, kept)] = row
             bar.advance(note=name)
     rows = [asdict(done[key]) for key in todo]
-    result = {"job": job, "images": len(chosen), "rows": rows}
+    result = {"job": job, "images": len(at.subset.images("train")), "rows": rows}
     write_json(out / SUMMARY, result)
     return result
 
@@ -113,60 +100,111 @@ def _widths(network: Network, ratios: Sequence[float], align: int) -> Iterator[t
             yield group.name, width
 
 
-def _measure_one(
-    prunable: Any,
-    network: Network,
-    scores: GroupScores,
-    subset: Dataset,
-    imgsz: int,
-    work: Path,
-    base: Effect,
-    name: str,
-    kept: int,
-) -> Row:
-    group = network.group(name)
+def _key(name: str, kept: int) -> str:
+    return f"{name} at {kept} channels"
+
+
+def _plan(network: Network, scores: GroupScores, imgsz: int, name: str, kept: int) -> PruningPlan:
+    """The cut of one group alone."""
     widths = {g.name: g.channels for g in network.free} | {name: kept}
-    plan = make_plan(network, widths, scores, model_sha256="", imgsz=imgsz, criterion="", strategy="", asked_ratio=0, align=1)
-    effect = measure(cut_network(prunable, network, plan), subset, imgsz, work)
+    widths |= {} if kept else dict.fromkeys(emptied(network.removals, name), 0)
+    return bare_plan(network, widths, scores, imgsz)
+
+
+def _row(name: str, channels: int, kept: int, base: Effect, effect: Effect) -> Row:
     iou = None if effect.box_iou is None or base.box_iou is None else base.box_iou - effect.box_iou
-    return Row(name, group.channels, kept, kept / group.channels, effect.loss - base.loss, base.map50_95 - effect.map50_95, iou)
+    return Row(name, channels, kept, kept / channels, effect.loss - base.loss, base.map50_95 - effect.map50_95, iou)
 
 
-@torch.no_grad()
-def measure(module: Any, subset: Dataset, imgsz: int, work: Path) -> Effect:
-    """Loss, mAP and box IoU of one forward pass over the subset's `train` pictures."""
-    module.eval()
-    _, letterboxes = prepare_split(subset, "train", imgsz, work)
-    count = len(subset.images("train"))
-    losses, rows, counts = [], [], []
-    for batch in labelled_batches(subset, "train", range(count), imgsz, BATCH):
-        decoded, raw = module(batch["img"])
-        losses.append(float(raw_loss(module, raw, batch)) * len(batch["img"]))
-        found, each = candidates(decoded.numpy())
-        rows.append(found)
-        counts.append(each)
-    predictions = Predictions(np.concatenate(rows), np.concatenate(counts))
-    accuracy = evaluate_predictions(predictions, subset, "train", imgsz, letterboxes)
-    iou = matched_box_iou(predictions, subset, "train", imgsz, letterboxes)
-    return Effect(sum(losses) / count, accuracy.map50_95, iou if iou is None or np.isfinite(iou) else None)
+# --- plans as tasks ----------------------------------------------------------------------------------------------------------
 
 
-def mend(path: Path) -> None:
-    """End a line torn by a kill, so that the next row does not become part of it."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a") as stream:
-            stream.write("\n")
+@dataclass(frozen=True)
+class Loaded:
+    """Everything about a measurement but the cut."""
+
+    model: Path
+    data: Path
+    loaded: LoadedModel
+    dataset: Dataset
+    subset: Dataset
+    prunable: Any
+    network: Network
+    about: dict[str, Any]
+
+
+_loaded: list[Loaded] = []  # of this process, at most one: the tasks of a job follow each other
+
+
+def effects(
+    at: Loaded, plans: Mapping[str, PruningPlan], out: Path, executor: Executor | None = None
+) -> Iterator[tuple[str, Effect]]:
+    """What each plan's cut does on the chosen training pictures, as they become known.
+
+    Args:
+        plans: by any name.
+        out: for what can be made again.
+        executor: None: this process.
+
+    Raises:
+        TaskError: after all others, if some failed.
+    """
+    files, places = {"model": at.model.absolute()}, {"data": at.data.absolute()}
+    tasks = [
+        Task(name, f"{__name__}:effect_of", {"plan": plan.model_dump(), "about": at.about}, files, places, work=out.absolute())
+        for name, plan in plans.items()
+    ]
+    _loaded[:] = [at]  # tasks done in this process find it
+    try:
+        for task, effect in (executor or Serial()).run(tasks):
+            yield task.key, Effect(**effect)
+    finally:
+        _loaded.clear()
+
+
+def effect_of(model: Path, data: Path, work: Path, *, plan: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Task: what a plan's cut does on the chosen training pictures.
+
+    Args:
+        about: size and choice of the pictures, and the hashes that model and data set must have.
+
+    Raises:
+        DataError: the model or the data set here is another one.
+    """
+    if not _loaded or _loaded[0].about != about:
+        found = load(model, data, about["imgsz"], about["images"], about["seed"])
+        if found.about != about:
+            other = [key for key in about if found.about[key] != about[key]]
+            raise DataError(
+                "the same path holds something else here", got=f"{data}: {', '.join(other)} differs", fix="copy it anew"
+            )
+        _loaded[:] = [found]
+    at = _loaded[0]
+    cut = cut_network(at.prunable, at.network, PruningPlan.model_validate(plan))
+    return asdict(measure(cut, at.subset, about["imgsz"], work))
+
+
+def load(model: Path, data: Path, imgsz: int, images: int, seed: int) -> Loaded:
+    """A network in its prunable form, and a seeded choice of training pictures."""
+    loaded = load_model(model)
+    dataset = load_dataset(data, class_names=loaded.names)
+    subset = dataset.only(choose_images(dataset, "train", images, seed))
+    prunable, network = analyse(loaded, imgsz)
+    about = {"model": loaded.sha256, "data": dataset.sha256, "imgsz": imgsz, "images": images, "seed": seed}
+    return Loaded(model, data, loaded, dataset, subset, prunable, network, about)
+
+
+# --- what was measured -------------------------------------------------------------------------------------------------------
 
 
 def read_rows(folder: Path, job: dict[str, Any]) -> list[Row]:
     """Whole lines of the same job; a line torn by a kill is ignored."""
-    path, rows = folder / FILE, []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    rows = []
+    for entry in read_lines(folder / FILE):
         try:
-            entry = json.loads(line)
             if entry.pop("job") == job:
                 rows.append(Row(**entry))
-        except (ValueError, TypeError, KeyError, AttributeError):  # torn, or of another version: measured again
+        except (TypeError, KeyError):  # of another version: measured again
             continue
     return rows
 

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from toolchain.report.columns import megabytes
+
 PERCENTILES = ("p50", "p90", "p95", "p99")
 Engine = Mapping[str, Any]
 
@@ -24,6 +26,8 @@ def bench_table(result: Mapping[str, Any]) -> Group:
     whole = {label: engine["end_to_end"] for label, engine in engines.items() if engine["end_to_end"]}
     if whole:
         parts += _whole(whole)
+    if any(engine["device_ms"] or engine["trtexec"] for engine in engines.values()):
+        parts += _on_gpu(engines)
     if any(engine["paced"] for engine in engines.values()):
         parts += _paced(engines)
     return Group(*parts, *_beside(engines), *(Text(line) for line in _remarks(result)))
@@ -32,7 +36,9 @@ def bench_table(result: Mapping[str, Any]) -> Group:
 def _latency(result: Mapping[str, Any]) -> tuple[Text, Table]:
     first, pace = result["engines"][result["baseline"]], result["pace"]
     changed = f" with other {', '.join(pace['changed'])}" if pace["changed"] else ""
-    where = f"Latency on {result['device']['hostname']}, ms: {first['provider']}, threads: {first['threads']}"
+    loaded = {(one["runtime"], one["runtime_version"], one["provider"]) for one in result["engines"].values()}
+    by = " ".join(loaded.pop()) if len(loaded) == 1 else "several runtimes"
+    where = f"Latency on {result['device']['hostname']}, ms: {by}, threads: {first['threads']}"
     heading = Text(f"{where}\n{pace['name']} profile{changed}, {result['rounds']} rounds; below a number: its 95 % interval")
     table = _table()
     for title in (*PERCENTILES, "max", "times faster"):
@@ -56,6 +62,23 @@ def _whole(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
     return Text(f"Whole detections, ms: from a picture of {width} by {height} to boxes, in numpy but for the inference"), table
 
 
+def _on_gpu(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
+    """The accelerator's own time, how much of the latency it is, and what trtexec says of the same plan."""
+    table = _table()
+    for title in (*PERCENTILES, "of the\nlatency", "trtexec\np50"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for label, engine in engines.items():
+        one, p50 = engine["device_ms"], engine["latency_ms"]["p50"]["value"]
+        cells = ["–"] * (len(PERCENTILES) + 1)
+        if one is not None:
+            cells = [_bounded(one[key], milliseconds) for key in PERCENTILES]
+            cells.append(f"{one['p50']['value'] / p50:.0%}" if p50 and one["p50"]["value"] is not None else "–")
+        timed = engine["trtexec"]
+        cells.append(_bounded(timed["compute_ms"]["p50"], milliseconds) if timed and timed["status"] == "measured" else "–")
+        table.add_row(Text(label), *cells)
+    return Text("On the GPU alone, ms: from event to event around the inference, without copies; trtexec: its computeMs"), table
+
+
 def _paced(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
     """At a rate of frames, and how that p50 compares with the one back to back."""
     table = _table()
@@ -74,8 +97,12 @@ def _paced(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
 
 
 def _beside(engines: Mapping[str, Engine]) -> tuple[Text, Table]:
-    """Load, memory, accuracy, energy; a column only where some engine has it."""
+    """Size, load, memory, accuracy, energy; a column only where some engine has it."""
+    several = len({(one["runtime"], one["provider"]) for one in engines.values()}) > 1
     columns: list[tuple[str, Callable[[Engine], str | None]]] = [
+        ("runtime", lambda one: f"{one['runtime']} {one['runtime_version']}\n{one['provider']}" if several else None),
+        ("engine\nMB", lambda one: megabytes(one["options"].get("plan_bytes", one["size_bytes"]))),
+        ("typing\nflags", lambda one: _typing(one["options"])),
         ("load\nms", lambda one: milliseconds(one["load_ms"])),
         ("first\nms", lambda one: milliseconds(one["first_inference_ms"])),
         ("RSS\nMB", lambda one: None if one["rss_mb"] is None else f"{one['rss_mb']:.0f}"),
@@ -97,6 +124,11 @@ def _table() -> Table:
     table = Table()
     table.add_column("engine", overflow="fold", min_width=8)
     return table
+
+
+def _typing(options: Mapping[str, Any]) -> str | None:
+    """How TensorRT chose precisions."""
+    return f"{options['typing']}\n{options.get('flags', '')}".rstrip() if "typing" in options else None
 
 
 def _energy(found: Mapping[str, Any]) -> str | None:
@@ -122,6 +154,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     lines += [f"note: {flag}" for flag in result["flags"]]
     for label, engine in result["engines"].items():
         lines += [f"{label}: {flag}" for flag in engine["flags"]]
+        if engine["trtexec"] and engine["trtexec"]["status"] != "measured":
+            lines.append(f"{label}: not timed by trtexec: {engine['trtexec']['reason']}")
         energy = engine["energy"]
         if energy["status"] == "not_measured" and energy["reason"] != "not_requested":
             lines.append(f"{label}: energy not measured: {energy['reason']}: {energy['detail']}")

@@ -36,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled point; `bar` is its horizontal interval in px."""
+    """A labelled point; `bar` is its horizontal, `rise` its vertical interval in px."""
 
     x: float
     y: float
@@ -47,6 +47,9 @@ class Mark:
     label_x: float
     label_y: float
     anchor: str
+    rise: tuple[float, float] | None = None
+    radius: float = 5.5
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def _span(
-    values: Sequence[float], margin: float, floor: float | None = None, ceiling: float | None = None
-) -> tuple[float, float]:
+def span(values: Sequence[float], margin: float, floor: float | None = None, ceiling: float | None = None) -> tuple[float, float]:
     """Range that shows all values with `margin` of air, never of zero width, not beyond floor and ceiling."""
     low, high = min(values), max(values)
     air = (high - low) * margin or max(abs(high), 1e-6) * 0.1
@@ -100,7 +101,7 @@ def _span(
     return (low if floor is None else max(floor, low)), (high if ceiling is None else min(ceiling, high))
 
 
-def _frame(
+def frame(
     width: float, height: float, x_range: tuple[float, float], y_range: tuple[float, float], titles: tuple[str, str]
 ) -> tuple[Scale, Scale, Chart]:
     left, right, top, bottom = 46.0, width - 12.0, 26.0, height - 40.0
@@ -123,20 +124,20 @@ def accuracy_against_latency(variants: Sequence[Variant], width: float) -> Chart
         return None
     ends = [bound for _, v, ms, _ in points for bound in (v.latency_interval_ms or (ms, ms))]
     x_range = (0.0, max(ends) * 1.12)
-    y_range = _span([share for *_, share in points], 0.35, 0.0, 1.0)
-    x, y, chart = _frame(width, 300.0, x_range, y_range, ("latency, ms (median; bar: 95 % interval)", "mAP50-95"))
+    y_range = span([share for *_, share in points], 0.35, 0.0, 1.0)
+    x, y, chart = frame(width, 300.0, x_range, y_range, ("latency, ms (median; bar: 95 % interval)", "mAP50-95"))
     if numbered := max(len(v.label) for _, v, *_ in points) * CHARACTER_WIDTH > 0.4 * (chart.right - chart.left):
         chart = replace(chart, numbered=True)
     for row, v, ms, share in points:
         label = str(row + 1) if numbered else v.label
         bar = (x(v.latency_interval_ms[0]), x(v.latency_interval_ms[1])) if v.latency_interval_ms else None
         detail = f"{v.label}: {milliseconds(ms)} ms, mAP50-95 {share:.3f}"
-        label_x, label_y, anchor = _place(label, x(ms), y(share), chart)
+        label_x, label_y, anchor = place_label(label, x(ms), y(share), chart)
         chart.marks.append(Mark(x(ms), y(share), label, detail, row, bar, label_x, label_y, anchor))
     return chart
 
 
-def _place(label: str, x: float, y: float, chart: Chart) -> tuple[float, float, str]:
+def place_label(label: str, x: float, y: float, chart: Chart) -> tuple[float, float, str]:
     """Where a label goes: beside its point on the side with room, moved up or down past labels already there."""
     length = len(label) * CHARACTER_WIDTH
     anchor = "start" if x + 10 + length <= chart.right else "end" if x - 10 - length >= chart.left else "middle"
@@ -168,20 +169,20 @@ def distribution(engines: Sequence[tuple[str, Sequence[float]]], colours: Sequen
     # engines or tails an order of magnitude apart: a linear axis would hide all but one
     log = low > 0 and high / low > 12
     x_range = (math.log10(low / 1.1), math.log10(high * 1.1)) if log else (0.0, high * 1.04)
-    x, y, chart = _frame(
+    x, y, chart = frame(
         width, 280.0, x_range, (0.0, 1.0), ("latency, ms, logarithmic" if log else "latency, ms", "share of runs")
     )
     place: Callable[[float], float] = (lambda value: x(math.log10(value))) if log else x
     if log:
-        chart.x_ticks[:] = [Tick(place(value), f"{value:g}") for value in _log_ticks(low / 1.1, high * 1.1, width)]
+        chart.x_ticks[:] = [Tick(place(value), f"{value:g}") for value in log_ticks(low / 1.1, high * 1.1, width)]
     chart.y_ticks[:] = [Tick(y(share), f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)]
     for colour, (label, samples) in zip(colours, engines, strict=True):
         steps = [(place(samples[0]), y(0.0))] + [(place(samples[i]), y((i + 1) / len(samples))) for i in _thin(len(samples))]
-        chart.curves.append(Curve(label, _polyline(steps), colour))
+        chart.curves.append(Curve(label, polyline(steps), colour))
     return chart
 
 
-def _log_ticks(low: float, high: float, width: float) -> list[float]:
+def log_ticks(low: float, high: float, width: float) -> list[float]:
     factors = (1, 2, 5) if width > NARROW else (1, 3)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
@@ -192,10 +193,10 @@ def training(points: Sequence[tuple[int, float]], title: str, best_epoch: int | 
     if len(points) < 2:
         return None
     epochs = [epoch for epoch, _ in points]
-    y_range = _span([value for _, value in points], 0.08, 0.0)
-    x, y, chart = _frame(width, 220.0, (min(epochs), max(epochs)), y_range, ("epoch", title))
+    y_range = span([value for _, value in points], 0.08, 0.0)
+    x, y, chart = frame(width, 220.0, (min(epochs), max(epochs)), y_range, ("epoch", title))
     chart.x_ticks[:] = [tick for tick in chart.x_ticks if "." not in tick.text]
-    chart.curves.append(Curve(title, _polyline([(x(points[i][0]), y(points[i][1])) for i in _thin(len(points))]), 1))
+    chart.curves.append(Curve(title, polyline([(x(points[i][0]), y(points[i][1])) for i in _thin(len(points))]), 1))
     if best_epoch is not None and min(epochs) <= best_epoch <= max(epochs):
         chart.rules.append(Tick(x(best_epoch), f"kept: epoch {best_epoch}"))
     return chart
@@ -210,5 +211,5 @@ def _thin(count: int) -> list[int]:
     return sorted({*indices, *(round(body + i * (count - 1 - body) / (tail - 1)) for i in range(tail))})
 
 
-def _polyline(points: Sequence[tuple[float, float]]) -> str:
+def polyline(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:g},{y:g}" for x, y in points)

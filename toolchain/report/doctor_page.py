@@ -46,7 +46,10 @@ def _device(exam: Mapping[str, Any]) -> Iterator[Row]:
 def _software(exam: Mapping[str, Any]) -> Iterator[Row]:
     probe = exam["probe"]
     release = " ".join(filter(None, (exam["release"], probe["l4t"] and f"L4T {probe['l4t']}")))
-    yield "system", ", ".join(filter(None, (release, probe["kernel"], f"Python {probe['python']}")))
+    yield "system", ", ".join(filter(None, (release, probe["kernel"], f"Python {probe['python']} ({probe['executable']})")))
+    if exam["installed"]:
+        used = "--python is needed" if exam["host"] == "local" else "used by itself where no --python is given"
+        yield "installed now", f"--python {exam['installed']} ({used})"
     for name, about in probe["runtimes"].items():
         why = probe["unreadable"].get(f"runtimes.{name}", "missing")
         yield name, f"{about['version']} ({', '.join(about['providers'])})" if about else f"not there: {why}"

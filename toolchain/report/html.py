@@ -35,12 +35,17 @@ def write_report(summary: Mapping[str, Any], out: Path) -> None:
 
 def render(summary: Summary, folder: Path) -> str:
     """The page as text; raw samples are looked for in `folder`."""
+    return str(environment().get_template(TEMPLATE).render(_context(summary, folder)))
+
+
+def environment() -> Any:
+    """Where the pages' templates are found, and what they may call."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("toolchain.report", package_path="")
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters.update(duration=duration, short=lambda name: name.removesuffix(".conv"))
-    return env.get_template(TEMPLATE).render(_context(summary, folder))
+    return env
 
 
 def _context(summary: Summary, folder: Path) -> dict[str, Any]:
@@ -55,8 +60,8 @@ def _context(summary: Summary, folder: Path) -> dict[str, Any]:
         "columns": columns_of(summary.variants),
         "rows": table_rows(summary.variants),
         "notes": footnotes_of(summary.variants).texts,
-        "scatter": _both(lambda width: accuracy_against_latency(summary.variants, width)),
-        "distribution": _both(lambda width: distribution(list(samples.items()), [series[label] for label in samples], width)),
+        "scatter": both(lambda width: accuracy_against_latency(summary.variants, width)),
+        "distribution": both(lambda width: distribution(list(samples.items()), [series[label] for label in samples], width)),
         "percentiles": PERCENTILES,
         "engines": engine_rows(engines, series),
         "absent_samples": absent,
@@ -73,7 +78,7 @@ def _context(summary: Summary, folder: Path) -> dict[str, Any]:
     }
 
 
-def _both(draw: Any) -> list[Any]:
+def both(draw: Any) -> list[Any]:
     """The picture for a wide and for a narrow screen; empty if there is nothing to draw."""
     return [chart for chart in (draw(WIDE), draw(NARROW)) if chart is not None]
 
@@ -86,7 +91,5 @@ def _training(summary: Summary) -> list[list[Any]]:
     for name, title in (("map50_95", "mAP50-95"), ("loss", "training loss")):
         curve = [(epoch.epoch, getattr(epoch, name)) for epoch in summary.training.curve if getattr(epoch, name) is not None]
         best = summary.training.best_epoch
-        found.append(
-            _both(lambda width, c=curve, t=title, b=best: training(c, t, b, width / 2 - 10 if width > NARROW else width))
-        )
+        found.append(both(lambda width, c=curve, t=title, b=best: training(c, t, b, width / 2 - 10 if width > NARROW else width)))
     return [pictures for pictures in found if pictures]

@@ -83,20 +83,24 @@ def layer_times(
 
     Args:
         dense, pruned: profiles of the two engines; fastest runs are added up, which other work on the machine moves least.
-        layers: name, dense and kept (channels) of every convolution, as in the summary.
+        layers: name, dense and kept (channels) of every convolution, as in the summary; `now`: its name in the pruned network
+            where that may be another.
         align: what the runtime wants a width to be a multiple of.
         imgsz: side of the picture, pixels; gives each layer its stride.
 
     Returns:
         rows in the order of `layers`. A layer that either runtime has merged into something without its name is left out:
-        its time is not known, which is not 0.
+        its time is not known, which is not 0. One that is gone takes no time.
     """
     known = {str(layer["name"]).removesuffix(".conv"): layer for layer in layers}
     head = _head(known)
-    before, after = (_by_place(nodes, known, head) for nodes in (dense, pruned))
+    names = _names_now(known)
+    before = _by_place(dense, known, head)
+    after = _by_place(pruned, {now: was for now, was in names.items() if was in known}, head)
+    after = {Place(names.get(place.layer, place.layer), place.op): nodes for place, nodes in after.items()}
     rows = []
     for name, layer in known.items():
-        both = before.get(Place(name, None)), after.get(Place(name, None))
+        both = before.get(Place(name, None)), [] if not layer["kept"] else after.get(Place(name, None))
         if both[0] is None or both[1] is None:
             continue
         conv = max(both[0], key=lambda node: node.min_ms)
@@ -125,6 +129,12 @@ def _head(known: Mapping[str, Any]) -> str | None:
     """model.N with the highest N; None for a network that is not a list of modules."""
     found = [match for name in known if (match := re.match(r"model\.(\d+)\.", name))]
     return max(found, key=lambda match: int(match[1]))[0].rstrip(".") if found else None
+
+
+def _names_now(known: Mapping[str, Any]) -> dict[str, str]:
+    """Layer, and the module around it, in the pruned network -> in the dense one."""
+    now = {str(layer.get("now", name)).removesuffix(".conv"): name for name, layer in known.items() if layer["kept"]}
+    return {**{new.rpartition(".")[0]: old.rpartition(".")[0] for new, old in now.items()}, **now}
 
 
 def _by_place(nodes: Sequence[Node], known: Mapping[str, Any], head: str | None) -> dict[Place, list[Node]]:

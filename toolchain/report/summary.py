@@ -38,9 +38,13 @@ class Data(_Part):
 
 
 class Layer(_Part):
-    """Output channels of one convolution before and after the cut; `reason` says why a layer kept all of them."""
+    """Output channels of one convolution before and after the cut; `reason` says why a layer kept all of them.
+
+    `now`: its name in the pruned network, where that is known.
+    """
 
     name: str
+    now: str | None = None
     dense: int = Field(gt=0)
     kept: int = Field(ge=0)
     group: str | None = None
@@ -56,13 +60,14 @@ class Reached(_Part):
 
 
 class Prune(_Part):
-    """How the cut was made. `asked` holds the budget in the user's words or as ratios."""
+    """How the cut was made. `asked` holds the budget in the user's words or as ratios; `pages` are files that say why."""
 
     criterion: str
     strategy: str
     asked: dict[str, Any] | str | float | None = None
     reached: Reached = Reached()
     alignment: int | None = None
+    pages: list[str] = []
 
 
 class Epoch(_Part):

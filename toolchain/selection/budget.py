@@ -11,6 +11,7 @@ from toolchain.errors import UsageError
 UNITS = {"ms": ("latency", 1.0), "s": ("latency", 1000.0), "mJ": ("energy", 1.0), "J": ("energy", 1000.0),
          "kB": ("size", 1e3), "MB": ("size", 1e6)}  # fmt: skip
 KINDS = ("latency", "energy", "size")
+WRITTEN = {"latency": ("ms", 1.0), "energy": ("mJ", 1.0), "size": ("MB", 1e6)}  # kind -> unit, and how much it is
 FORM = re.compile(r"(?:([a-z]+)=)?([0-9]*\.?[0-9]+(?:e-?[0-9]+)?) *([A-Za-z]+)?")
 FORMS = "latency=0.5x (half of the dense engine's), latency=8ms or 8ms, energy=12mJ, size=1.5MB; several may be given"
 
@@ -33,10 +34,16 @@ class Budget:
         """As a share of the dense engine's own cost, in the kind's unit."""
         return self.value if self.relative else self.value / dense
 
+    @property
+    def flag(self) -> str:
+        """As it is written on a command line: `latency=0.5x`."""
+        unit, scale = ("x", 1.0) if self.relative else WRITTEN[self.kind]
+        return f"{self.kind}={self.value / scale:g}{unit}"
+
     def __str__(self) -> str:
         if self.relative:
             return f"{self.kind} at most {self.value:g} of the dense engine's"
-        unit, scale = {"latency": ("ms", 1.0), "energy": ("mJ", 1.0), "size": ("MB", 1e6)}[self.kind]
+        unit, scale = WRITTEN[self.kind]
         return f"{self.kind} at most {self.value / scale:g} {unit}"
 
 

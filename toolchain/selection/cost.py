@@ -5,18 +5,36 @@ the sum of its sources. All three are at most products of two groups' widths, so
 
     constant + Σ_g linear[g] · p(w_g) + Σ_{g ≤ h} pair[g, h] · p(w_g) · p(w_h)
 
-with p(w) the width rounded up to the runtime's block: the staircase of its kernels.
+with p(w) the width rounded up to the runtime's block: the staircase of its kernels. What is there only while a Bottleneck is
+(`Present`) stands in the sums like a width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from toolchain.pruning.groups import Network
-from toolchain.selection.shapes import engine_convs
+from toolchain.selection.shapes import EngineConv, engine_convs
 
-Pair = tuple[str, str]
+
+class Present(NamedTuple):
+    """p(w_of), or 1 where `of` is None, while the group `by` has channels; 0 when it has none and its Bottleneck is gone."""
+
+    by: str
+    of: str | None = None
+
+
+Term = str | Present  # a group's padded width, or a part of it that may go
+Pair = tuple[Term, Term]
+
+
+def value(term: Term, padded: Mapping[str, float]) -> float:
+    """Of a term, at padded widths."""
+    if isinstance(term, str):
+        return padded[term]
+    return 0.0 if not padded[term.by] else 1.0 if term.of is None else padded[term.of]
 
 
 @dataclass(frozen=True)
@@ -24,11 +42,11 @@ class Linear:
     """constant + Σ factors[g] · p(w_g)."""
 
     constant: float
-    factors: Mapping[str, float]
+    factors: Mapping[Term, float]
 
     def at(self, padded: Mapping[str, float]) -> float:
         """Its value at padded widths."""
-        return self.constant + sum(k * padded[g] for g, k in self.factors.items())
+        return self.constant + sum(k * value(g, padded) for g, k in self.factors.items())
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Cost:
 
     block: int = 1
     constant: float = 0.0
-    linear: Mapping[str, float] = field(default_factory=dict)
+    linear: Mapping[Term, float] = field(default_factory=dict)
     pair: Mapping[Pair, float] = field(default_factory=dict)
 
     def padded(self, width: int) -> int:
@@ -50,29 +68,34 @@ class Cost:
 
     def at(self, widths: Mapping[str, int]) -> float:
         """The cost of a plan that names every free group."""
-        p = {g: self.padded(w) for g, w in widths.items()}
+        p = {g: float(self.padded(w)) for g, w in widths.items()}
         return (
             self.constant
-            + sum(k * p[g] for g, k in self.linear.items())
-            + sum(k * p[g] * p[h] for (g, h), k in self.pair.items())
+            + sum(k * value(g, p) for g, k in self.linear.items())
+            + sum(k * value(g, p) * value(h, p) for (g, h), k in self.pair.items())
         )
 
 
 def sides(network: Network) -> dict[str, tuple[Linear, Linear]]:
     """Convolution of the engine -> what it reads and writes, in channels, as functions of the free groups' widths."""
-    free = {g.name for g in network.free}
-    channels = {g.name: g.channels for g in network.groups}
+    free = {g.name: g.channels for g in network.free}
 
-    def side(total: int, parts: Mapping[str, int]) -> Linear:
-        fixed = total - sum(k * channels[g] for g, k in parts.items() if g in free)
-        return Linear(float(fixed), {g: float(k) for g, k in parts.items() if g in free})
+    def side(total: int, parts: Mapping[str, int], conv: EngineConv, skips: Iterable[tuple[str, str]]) -> Linear:
+        factors: dict[Term, float] = {}
+        for group, k in parts.items():
+            if group in free:
+                factors[group if not conv.block or group in conv.block else Present(conv.block[0], group)] = float(k)
+        for hidden, source in skips:
+            factors[source] -= 1.0
+            factors[Present(hidden, source)] = 1.0
+        return Linear(float(total - sum(k * free[g] for g, k in parts.items() if g in free)), factors)
 
-    return {name: (side(c.inputs, c.reads), side(c.outputs, c.writes)) for name, c in engine_convs(network).items()}
+    return {n: (side(c.inputs, c.reads, c, c.skips), side(c.outputs, c.writes, c, ())) for n, c in engine_convs(network).items()}
 
 
 def total(block: int, constant: float, terms: list[tuple[float, Linear]], products: list[tuple[float, Linear, Linear]]) -> Cost:
     """Σ coefficient · side + Σ coefficient · side · side, gathered by group and pair."""
-    linear: dict[str, float] = {}
+    linear: dict[Term, float] = {}
     pair: dict[Pair, float] = {}
     for coefficient, one in terms:
         constant += coefficient * one.constant
@@ -85,9 +108,17 @@ def total(block: int, constant: float, terms: list[tuple[float, Linear]], produc
                 linear[g] = linear.get(g, 0.0) + coefficient * k * b.constant
         for g, k in one.factors.items():
             for h, m in other.factors.items():
-                key = (min(g, h), max(g, h))
+                key = _pair(g, h)
                 pair[key] = pair.get(key, 0.0) + coefficient * k * m
     return Cost(block, constant, {g: k for g, k in linear.items() if k}, {key: k for key, k in pair.items() if k})
+
+
+def _pair(g: Term, h: Term) -> Pair:
+    """In one order; and what a Bottleneck's own channels multiply needs no word about the Bottleneck being there."""
+    for one, other in ((g, h), (h, g)):
+        if isinstance(one, Present) and one.by == other and one.of is not None:
+            return _pair(one.of, other)
+    return (g, h) if str(g) <= str(h) else (h, g)
 
 
 def weights(network: Network) -> Cost:
@@ -105,6 +136,17 @@ def scaled(cost: Cost, factor: float, constant: float) -> Cost:
         cost.block, constant + factor * cost.constant, {g: factor * k for g, k in cost.linear.items()},
         {pair: factor * k for pair, k in cost.pair.items()},
     )  # fmt: skip
+
+
+def plus(one: Cost, other: Cost) -> Cost:
+    """Their sum; both round widths up to the same block."""
+    assert one.block == other.block
+    linear, pair = dict(one.linear), dict(one.pair)
+    for term, k in other.linear.items():
+        linear[term] = linear.get(term, 0.0) + k
+    for both, k in other.pair.items():
+        pair[both] = pair.get(both, 0.0) + k
+    return Cost(one.block, one.constant + other.constant, linear, pair)
 
 
 def macs(network: Network) -> Cost:

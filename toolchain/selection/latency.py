@@ -1,9 +1,9 @@
 """A model of one device's latency, learnt from whole engines.
 
 Every convolution costs α·reads + β·writes + γ·reads·writes, in channels rounded up to the runtime's block; its activation and its
-share of concats, splits and copies are in α and β, since whole engines are timed. No coefficient is negative, and ridge draws all
-to a prior (AOWS, arXiv 2005.10481, learns a table from whole networks in the same way). The block is the one that predicts best
-on plans left out of the fit.
+share of concats, splits and copies are in α and β, since whole engines are timed. A Bottleneck that is there costs a fixed part
+beside. No coefficient is negative, and ridge draws all to a prior (AOWS, arXiv 2005.10481, learns a table from whole networks in
+the same way). The block is the one that predicts best on plans left out of the fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from toolchain.errors import MeasurementError
 from toolchain.pruning.groups import Network
 from toolchain.selection import cost as costs
-from toolchain.selection.cost import Cost, Linear
+from toolchain.selection.cost import Cost, Linear, Present, value
 from toolchain.selection.shapes import engine_convs
 
 Array = NDArray[np.float64]
@@ -61,35 +61,45 @@ class LatencyModel:
 
 @dataclass(frozen=True)
 class _Terms:
-    """A network's convolutions as columns: reads, writes and their product, each divided by its value in the dense network."""
+    """A network as columns, each divided by its value in the dense network: of every convolution its reads, its writes and their
+    product; of every Bottleneck that may go, that it is there.
+    """
 
     names: list[str]
     sides: Mapping[str, tuple[Linear, Linear]]
+    blocks: list[Present]
     dense: Array
     block: int
 
     @staticmethod
     def of(network: Network, block: int) -> _Terms:
         sides = {n: s for n, s in costs.sides(network).items() if s[0].factors or s[1].factors}
-        bare = _Terms(list(sides), sides, np.ones(3 * len(sides)), block)
+        blocks = [Present(removal.hidden) for removal in network.removals]
+        bare = _Terms(list(sides), sides, blocks, np.ones(3 * len(sides) + len(blocks)), block)
         full = bare.row({g.name: g.channels for g in network.free})
-        return _Terms(bare.names, sides, np.where(full > 0, full, 1.0), block)
+        return _Terms(bare.names, sides, blocks, np.where(full > 0, full, 1.0), block)
 
     def row(self, widths: Mapping[str, int]) -> Array:
-        """(3 · convolutions,) columns of one plan."""
+        """(3 · convolutions + blocks,) columns of one plan."""
         rule = Cost(self.block)
         padded = {g: float(rule.padded(w)) for g, w in widths.items()}
         both = np.array([[one.at(padded) for one in self.sides[n]] for n in self.names])
-        return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1]]) / self.dense
+        there = np.array([value(block, padded) for block in self.blocks])
+        return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1], there]) / self.dense
+
+    def start(self, prior: Prior) -> Array:
+        """The prior's weights; it knows nothing of whole Bottlenecks."""
+        return np.array([*(prior[name][kind] for kind in range(3) for name in self.names), *(0.0 for _ in self.blocks)])
 
     def cost(self, constant: float, weights: Array) -> Cost:
         """The solver's form."""
-        k = weights / self.dense
-        n = len(self.names)
-        terms = [(float(k[i]), self.sides[name][0]) for i, name in enumerate(self.names)]
-        terms += [(float(k[n + i]), self.sides[name][1]) for i, name in enumerate(self.names)]
-        products = [(float(k[2 * n + i]), *self.sides[name]) for i, name in enumerate(self.names)]
-        return costs.total(self.block, constant, terms, products)
+        reads, writes, products, there = np.split(weights / self.dense, np.arange(1, 4) * len(self.names))
+        sides = [self.sides[name] for name in self.names]
+        terms = [(float(k), side[0]) for k, side in zip(reads, sides, strict=True)]
+        terms += [(float(k), side[1]) for k, side in zip(writes, sides, strict=True)]
+        terms += [(float(k), Linear(0.0, {block: 1.0})) for k, block in zip(there, self.blocks, strict=True)]
+        both = [(float(k), *side) for k, side in zip(products, sides, strict=True)]
+        return costs.total(self.block, constant, terms, both)
 
 
 def plain_prior(network: Network) -> dict[str, tuple[float, float, float]]:
@@ -121,7 +131,7 @@ def fit(
     best: tuple[float, int, float] | None = None
     for block in BLOCKS:
         terms = _Terms.of(network, block)
-        rows, start = _rows(terms, plans), _start(terms, prior or plain_prior(network))
+        rows, start = _rows(terms, plans), terms.start(prior or plain_prior(network))
         for ridge in RIDGES:
             predicted = _left_out(rows, measured, start, ridge)
             error = float(np.mean(np.abs(predicted / measured - 1)))
@@ -130,7 +140,7 @@ def fit(
     assert best is not None
     _, block, ridge = best
     terms = _Terms.of(network, block)
-    rows, start = _rows(terms, plans), _start(terms, prior or plain_prior(network))
+    rows, start = _rows(terms, plans), terms.start(prior or plain_prior(network))
     held = quality(_left_out(rows, measured, start, ridge), measured)
     constant, weights = _solve(rows, measured, start, ridge)
     return LatencyModel(terms.cost(constant, weights), ridge, held)
@@ -149,10 +159,6 @@ def quality(predicted: Array, measured: Array) -> Quality:
 
 def _rows(terms: _Terms, plans: Sequence[Mapping[str, int]]) -> Array:
     return np.stack([terms.row(plan) for plan in plans])
-
-
-def _start(terms: _Terms, prior: Prior) -> Array:
-    return np.array([prior[name][kind] for kind in range(3) for name in terms.names])
 
 
 def _solve(rows: Array, measured: Array, start: Array, ridge: float) -> tuple[float, Array]:

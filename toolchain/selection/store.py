@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from toolchain.device.settings import On
 from toolchain.pruning.groups import Network
+from toolchain.resources import cache_dir
 from toolchain.selection.shapes import engine_convs
 from toolchain.stage import write_json
 
@@ -35,8 +35,7 @@ def folder_of(network: Network, imgsz: int, precision: str, probe: Mapping[str, 
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^a-z0-9]+", "-", str(probe["board"] or probe["cpu_model"] or probe["arch"]).lower()).strip("-")[:40]
-    root = Path(os.environ.get("EDGE_CACHE") or Path.home() / ".cache" / "edge-toolchain-host")
-    folder = root / "latency" / f"{name}-{precision}-{imgsz}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_dir("latency") / f"{name}-{precision}-{imgsz}-{key}"
+    folder.mkdir(exist_ok=True)
     write_json(folder / "about.json", about)
     return folder

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from toolchain.errors import ConfigError, UnknownNameError
-from toolchain.pruning.criteria import GroupScores, loss_curve
+from toolchain.pruning.criteria import GroupScores, lamp_of, loss_curve
 from toolchain.pruning.groups import Group, Network
 
 Widths = dict[str, int]
@@ -83,6 +83,11 @@ def global_rank(network: Network, scores: GroupScores, ask: Ask) -> Widths:
     return _greedy(network, scores, ask, cost=lambda widths, group, smaller: float(widths[group.name] - smaller), removed=removed)
 
 
+def lamp(network: Network, scores: GroupScores, ask: Ask) -> Widths:
+    """`global` on the scores normalised inside each group: u² / Σ of the squares not below it (arXiv 2010.07611)."""
+    return global_rank(network, {name: [lamp_of(part) for part in parts] for name, parts in scores.items()}, ask)
+
+
 def flops(network: Network, scores: GroupScores, ask: Ask) -> Widths:
     """Blocks ranked by saliency per multiply-add freed at the present widths, until the share of multiply-adds is gone."""
     dense = network.macs({})
@@ -136,8 +141,18 @@ def _greedy(
 
 Strategy = Callable[[Network, GroupScores, Ask], Widths]
 STRATEGIES: dict[str, Strategy] = {
-    "uniform": uniform, "per-layer": per_layer, "depth-aware": depth_aware, "global": global_rank, "flops": flops,
+    "uniform": uniform, "per-layer": per_layer, "depth-aware": depth_aware, "global": global_rank, "lamp": lamp, "flops": flops,
 }  # fmt: skip
+
+
+BY_BUDGET = ("latency", "table")  # chosen by the solver: latency by the model of whole engines, or by the sum of single layers
+
+
+def check_strategy(strategy: str) -> None:
+    """Raises: UnknownNameError for one that a budget cannot be met with."""
+    known = (*BY_BUDGET, *(name for name in STRATEGIES if name != "per-layer"))
+    if strategy not in known:
+        raise UnknownNameError("strategy for a budget", strategy, known)
 
 
 def check_ask(network: Network, ask: Ask, strategy: str) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from toolchain.pruning.groups import Network
 from toolchain.selection import cost as costs
-from toolchain.selection.cost import Cost, Linear
+from toolchain.selection.cost import Cost, Linear, Present
+from toolchain.selection.shapes import engine_convs
 
 Times = Mapping[str, float]  # layer -> ms of one engine
 
@@ -27,7 +28,7 @@ def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: 
         profiles: for each, convolution (module path) -> ms; every other key is between layers.
         block: widths count rounded up to it.
     """
-    sides = costs.sides(network)
+    sides, engine = costs.sides(network), engine_convs(network)
     rule = Cost(block)
     padded = [{g: float(rule.padded(w)) for g, w in plan.items()} for plan in plans]
     constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
@@ -35,9 +36,11 @@ def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: 
     products: list[tuple[float, Linear, Linear]] = []
     for name, (reads, writes) in sides.items():
         own = np.array([one.get(name, 0.0) for one in profiles])
-        a, b, c, d = _layer(np.array([[reads.at(p), writes.at(p)] for p in padded]), own)
-        constant += d
-        terms += [(a, reads), (b, writes)]
+        sizes = np.array([[reads.at(p), writes.at(p)] for p in padded])
+        there = sizes.all(axis=1)  # not where its Bottleneck is gone
+        a, b, c, d = _layer(sizes[there], own[there])
+        call = Linear(0.0, {Present(engine[name].block[0]): 1.0}) if engine[name].block else Linear(1.0, {})
+        terms += [(a, reads), (b, writes), (d, call)]
         products.append((c, reads, writes))
     return costs.total(block, constant, terms, products)
 

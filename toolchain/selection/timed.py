@@ -1,21 +1,26 @@
-"""Plans as engines on the device: the dense graph resized to a plan, timed against the dense engine."""
+"""Plans as engines on the device: the dense graph resized to a plan, timed against the dense engine, or layer by layer."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from toolchain import progress
+from toolchain.device.profile import profile
 from toolchain.device.recover import recover
 from toolchain.device.settings import On
+from toolchain.device.sharing import sweep_shared
 from toolchain.device.sweep import Candidate, Timing, sweep
 from toolchain.export.resize import resize
 from toolchain.pruning.groups import Network
-from toolchain.selection.shapes import engine_sizes
+from toolchain.report.layer_times import place
+from toolchain.selection.shapes import engine_convs, engine_sizes
 
 Widths = Mapping[str, int]
 FILE = "timings.jsonl"
@@ -28,12 +33,14 @@ class Timed:
     Attributes:
         dense: the unpruned engine, FP32 or INT8: the reference, and what plans are cut out of.
         folder: keeps `timings.jsonl`.
+        helpers: more hosts of the same model as `on.host`, which share the timing of plans.
     """
 
     network: Network
     dense: Path
     folder: Path
     on: On
+    helpers: Sequence[str] = ()
 
     def times(self, plans: Sequence[Widths]) -> list[Timing]:
         """One timing a plan, in order.
@@ -42,21 +49,55 @@ class Timed:
             DeviceError and its kinds: what was timed before is kept, so the same call goes on.
         """
         model = onnx.load(self.dense)
-        scratch = self.folder / "candidate.onnx"
 
         def candidate(plan: Widths) -> Candidate:
             def make() -> Path:
-                onnx.save(resize(model, engine_sizes(self.network, plan)), scratch)
-                return scratch
+                scratch = self.folder / f"candidate-{threading.get_ident()}.onnx"  # each device has a thread
+                return cut(model, self.network, plan, scratch)
 
             return Candidate(name_of(plan), make, {"widths": dict(plan)})
 
-        wanted = [candidate(plan) for plan in plans]
-        out, identity = self.folder / FILE, self.folder.name
         try:
-            return recover(lambda: sweep(wanted, self.dense, out, on=self.on, identity=identity), self.on)
+            return self.engines([candidate(plan) for plan in plans])
         finally:
-            scratch.unlink(missing_ok=True)
+            for scratch in self.folder.glob("candidate-*.onnx"):
+                scratch.unlink()
+
+    def engines(self, engines: Sequence[Candidate]) -> list[Timing]:
+        """Engines of any kind beside the dense one; kept in the same file.
+
+        Raises: as `times`.
+        """
+        out, identity = self.folder / FILE, self.folder.name
+        if self.helpers:
+            return sweep_shared(engines, self.dense, out, on=self.on, hosts=[self.on.host, *self.helpers], identity=identity)
+        return recover(lambda: sweep(engines, self.dense, out, on=self.on, identity=identity), self.on)
+
+    def profiles(self, plans: Sequence[Widths]) -> list[dict[str, float]]:
+        """Layer times of the plans' engines, ms: the fastest run of each node, summed by convolution (module path).
+
+        What belongs to no convolution has a key of its own, `rest: …`.
+        """
+        layers = {name.removesuffix(".conv"): name for name in engine_convs(self.network)}
+        model, path, found = onnx.load(self.dense), self.folder / "profiled.onnx", []
+        with progress.task("Profiling", total=len(plans), unit="engines") as task:
+            for plan in plans:
+                cut(model, self.network, plan, path)
+                times: dict[str, float] = {}
+                for node in profile(path, self.on):
+                    layer = place(node, layers, None).layer
+                    name = layers.get(layer, f"rest: {layer}")
+                    times[name] = times.get(name, 0.0) + node.min_ms
+                found.append(times)
+                task.advance()
+        path.unlink()
+        return found
+
+
+def cut(dense: onnx.ModelProto, network: Network, plan: Widths, path: Path) -> Path:
+    """Write a plan's engine, cut out of the dense one."""
+    onnx.save(resize(dense, engine_sizes(network, plan)), path)
+    return path
 
 
 def name_of(plan: Widths) -> str:

@@ -8,6 +8,7 @@ widths it follows the shape of the Fisher curve.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,32 @@ from toolchain.pruning.groups import Network
 Loss = dict[str, dict[int, float]]
 
 
+def total(loss: Loss, widths: Mapping[str, int]) -> float:
+    """Predicted loss of a plan."""
+    return sum(loss[group][width] for group, width in widths.items())
+
+
 def fisher(network: Network, scores: GroupScores, options: Mapping[str, Sequence[int]]) -> Loss:
     """Saliency lost at every width, from scores of any criterion that adds up."""
     curves = {g.name: loss_curve(scores[g.name]) for g in network.free}
-    return {group: {w: float(curves[group][w]) for w in widths} for group, widths in options.items()}
+    return _once(network, {group: {w: float(curves[group][w]) for w in widths} for group, widths in options.items()})
+
+
+def _once(network: Network, loss: Loss) -> Loss:
+    """A Bottleneck that goes is counted once, at its hidden group: what else is empty with it costs nothing more."""
+    for removal in network.removals:
+        for group in removal.groups[1:]:
+            if 0 in loss.get(group, {}):
+                loss[group][0] = 0.0
+    return loss
+
+
+def rises(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Rows of a sensitivity measurement as group -> width -> rise of the loss."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        found.setdefault(row["group"], {})[row["kept"]] = row["loss_rise"]
+    return found
 
 
 def measured(rises: Mapping[str, Mapping[int, float]], shape: Loss, options: Mapping[str, Sequence[int]]) -> Loss:

@@ -3,77 +3,164 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from toolchain.config import SelectSection
+from toolchain.config import ExportSection, SelectSection
 from toolchain.device.probe import probe
 from toolchain.device.settings import On
-from toolchain.errors import UsageError
+from toolchain.device.sweep import Candidate
+from toolchain.executor.task import Executor
 from toolchain.pruning.criteria import Subject, score
-from toolchain.pruning.plan import make_plan
-from toolchain.pruning.prune import PruneRequest, analyse, gather, prune
-from toolchain.selection import value
+from toolchain.pruning.prune import PruneRequest, gather, prune
+from toolchain.pruning.recovery import check_kind
+from toolchain.pruning.sensitivity import load, sensitivity
+from toolchain.report import selection_page
+from toolchain.selection import joint, value
 from toolchain.selection.budget import Budget
-from toolchain.selection.search import Found, search
+from toolchain.selection.goals import LatencyGoal
+from toolchain.selection.learnt import size_limit, study
+from toolchain.selection.missing import with_missing
+from toolchain.selection.sampling import spread_plans
+from toolchain.selection.search import Found, search, uncut
+from toolchain.selection.shapes import removable_options
+from toolchain.selection.starts import Start
 from toolchain.selection.store import folder_of
-from toolchain.selection.strategies import Ask, allowed_widths
+from toolchain.selection.strategies import BY_BUDGET, Ask, allowed_widths, check_strategy
 from toolchain.selection.timed import Timed, dense_ms
 from toolchain.stage import Stages, write_json
 from toolchain.verbs.accuracy import cpu_features
 from toolchain.verbs.networks import export
+from toolchain.verbs.select_account import circumstances, reasons
+from toolchain.verbs.select_goals import budget_of, check_budgets, energy_goal, energy_summary, most_bytes
+from toolchain.verbs.select_starts import best_start, plan_of, proposer, within_uncut
 
-STRATEGY = "latency"
+LOSS_IMAGES = 64  # training pictures on which a network's detection loss is measured
+RATIOS = (0.25, 0.5, 0.75, 0.9)  # pruned shares whose loss is measured for every group
 
 
 def select(
-    model: Path, out: Path, budgets: Sequence[Budget], *, data: Path, imgsz: int, on: On, align: int,
+    models: Sequence[Path], out: Path, budgets: Sequence[Budget], *, data: Path, sizes: Sequence[int], on: On, align: int,
     section: SelectSection | None = None, seed: int = 0, part: float = 1.0, share_before: float = 1.0,
+    compensate: str = "none", helpers: Sequence[str] = (), executor: Executor | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Widths within the budget, measured on the device; writes `plan.json`, `pruned.pt` and `select.json`.
+    """Widths within the budget, measured on the device; writes `plan.json`, `pruned.pt`, `select.json` and its page.
 
     Args:
-        out: keeps the dense engine and every step; the same call goes on after a stop.
-        budgets: shares are of the dense engine in the precision of `section`.
+        models: detectors to start from; only the one that promises the least loss within the budget is cut.
+        out: keeps the dense engines and every step; the same call goes on after a stop.
+        budgets: shares are of the dense engine of the first model at the first size, in the precision of `section`.
+        sizes: sides of the picture that may be chosen, pixels.
         align: widths are multiples of it.
-        part, share_before: for one of several cuts: `model` runs in `share_before` of the first dense engine's latency, and is to
-            go `part` of the way that is left, on a logarithmic scale.
+        part, share_before: for one of several cuts: `models` run in `share_before` of the first dense engine's latency, and are
+            to go `part` of the way that is left, on a logarithmic scale.
+        compensate: how accuracy is won back right after the cut; see `toolchain.pruning.recovery.KINDS`.
+        helpers: more hosts of the same model as that of `on`, which share the timing of plans.
+        executor: measures losses; None: this process.
 
     Raises:
         BudgetError: out of reach; says the least that can be reached.
-        UsageError: a budget that cannot be measured there.
+        UsageError: a budget that cannot be measured there; several starts without a latency to compare them at.
         DeviceError and its kinds: what was timed is kept.
     """
-    from toolchain.yolo.checkpoint import load_model
-    from toolchain.yolo.dataset import load_dataset
-
     settings = section or SelectSection()
-    latency = _latency(budgets)
-    loaded = load_model(model)
-    dataset = load_dataset(data, class_names=loaded.names)
-    prunable, network = analyse(loaded, imgsz)
-    dense = dense_engine(model, out, data=data, imgsz=imgsz, precision=settings.precision, on=on)
+    check_strategy(settings.strategy)
+    check_kind(compensate, data)
+    check_budgets(budgets, len(models) * len(sizes), on, settings)
     machine = probe(on.host, python=on.python)
-    timed = Timed(network, dense, folder_of(network, imgsz, settings.precision, machine, on), on)
-    ask = Ask(align=align, floor=settings.floor)
-    options = {g.name: allowed_widths(g, ask) for g in network.free}
-    scores = score(network, Subject(prunable, gather(prunable, dataset, imgsz, settings.images, seed), seed), settings.criterion)
-    loss = value.fisher(network, scores, options)
-    whole = timed.times([{g: max(w) for g, w in options.items()}])
-    share = (latency.value / (share_before if latency.relative else dense_ms(whole))) ** part
-    found = search(
-        timed, options, loss, share, sizes=_sizes(budgets, dense), samples=settings.samples, rounds=settings.rounds, seed=seed
-    )
-    plan = make_plan(
-        network, found.widths, scores, model_sha256=loaded.sha256, imgsz=imgsz, criterion=settings.criterion, strategy=STRATEGY,
-        asked_ratio=1 - share, align=align,
+    starts: list[Start] = []
+    for model in models:
+        for imgsz in sizes:
+            start = _start(
+                model, imgsz, out, settings, data=data, align=align, on=on, machine=machine, seed=seed, helpers=helpers,
+                executor=executor,
+            )  # fmt: skip
+            starts.append(start if not starts else replace(start, share=_share(start, starts[0])))
+    first, latency = starts[0], budget_of("latency", budgets)
+    share = None if latency is None else _latency_share(latency, first, part, share_before)
+    most = most_bytes(budgets, first.timed.dense)
+    learnt = [study(s.timed, s.options, settings.samples, seed, table=settings.strategy == "table") for s in starts]
+    best, candidates = best_start(starts, learnt, share, most, out, settings, data=data, align=align, seed=seed)
+    start = starts[best]
+    goal = LatencyGoal(learnt[best], None if share is None else share / start.share, _least(start))
+    others = energy_goal(start, goal, budgets, out, on, settings, seed)
+    if within_uncut(start, share, most, others):
+        found = uncut(learnt[best], start.whole)
+    else:
+        propose = proposer(start, settings, align, seed)
+        found = search(goal, propose, others=others, sizes=size_limit(learnt[best], most), rounds=settings.rounds)
+    plan_of(start, found.widths, settings, 1 - found.rounds[-1].measured, align).save(out / "plan.json")
+    cut = prune(
+        start.model, out, PruneRequest(imgsz=start.imgsz, seed=seed), data=data, plan_file=out / "plan.json",
+        compensate=compensate,
     )  # fmt: skip
-    plan.save(out / "plan.json")
-    cut = prune(model, out, PruneRequest(imgsz=imgsz), data=data, plan_file=out / "plan.json")
-    result = {**cut, **_summary(found, share, budgets, timed, machine)}
+    result = {
+        **cut, **_summary(found, share, start, budgets, machine), **energy_summary(others),
+        "candidates": candidates, "strategy": settings.strategy,
+        "value": {"kind": settings.value, **_agreement(start, settings, out, seed, executor)},
+        **reasons(start, found, learnt[best], most, settings, out / "select.json", seed),
+        **circumstances(
+            models, sizes, budgets, settings, data=data, on=on, align=align, seed=seed, alone=part == share_before == 1
+        ),
+    }  # fmt: skip
     write_json(out / "select.json", result)
+    selection_page.write(result, out / selection_page.FILE)
     return result
+
+
+def _start(
+    model: Path, imgsz: int, out: Path, settings: SelectSection, *, data: Path, align: int, on: On, machine: dict[str, Any],
+    seed: int, helpers: Sequence[str], executor: Executor | None,
+) -> Start:  # fmt: skip
+    """Everything about one detector at one size but how fast it is beside the others."""
+    at = load(model, data, imgsz, LOSS_IMAGES, seed)
+    network = at.network
+    dense = dense_engine(model, out, data=data, imgsz=imgsz, precision=settings.precision, on=on)
+    timed = Timed(network, dense, folder_of(network, imgsz, settings.precision, machine, on), on, helpers)
+    options = {g.name: allowed_widths(g, Ask(align=align, floor=settings.floor)) for g in network.free}
+    depth = settings.depth and settings.strategy in BY_BUDGET
+    if depth:
+        options = removable_options(network, options)
+    evidence = gather(at.prunable, at.dataset, imgsz, settings.images, seed)
+    scores = score(network, Subject(at.prunable, evidence, seed), settings.criterion)
+    loss = value.fisher(network, scores, options)
+    if settings.value == "measured":
+        folder = out / f"sensitivity-{model.stem}-{imgsz}"
+        folder.mkdir(exist_ok=True)
+        rows = sensitivity(
+            model, folder, data=data, imgsz=imgsz, criterion=settings.criterion, ratios=RATIOS, images=LOSS_IMAGES, align=align,
+            seed=seed, depth=depth, executor=executor,
+        )["rows"]  # fmt: skip
+        rises = value.rises(rows)
+        missing = {group: widths.pop(0) for group, widths in rises.items() if 0 in widths}
+        loss = value.measured(rises, loss, options)
+        loss = with_missing(loss, network.removals, missing) if depth else loss
+    return Start(model, imgsz, at, timed, options, scores, loss)
+
+
+def _share(start: Start, first: Start) -> float:
+    """Latency of a start's uncut engine as a share of the first one's, measured in turns."""
+    engine = Candidate(f"uncut {start.imgsz} {start.timed.folder.name}", lambda: start.timed.dense)
+    return first.timed.engines([engine])[0].ratio
+
+
+def _least(start: Start) -> dict[str, int]:
+    return {group: min(widths) for group, widths in start.options.items()}
+
+
+def _latency_share(budget: Budget, first: Start, part: float, share_before: float) -> float:
+    """Most of the first dense engine's latency that this cut may leave."""
+    whole = share_before if budget.relative else dense_ms(first.timed.times([first.whole]))
+    return float((budget.value / whole) ** part)
+
+
+def _agreement(start: Start, settings: SelectSection, out: Path, seed: int, executor: Executor | None) -> dict[str, Any]:
+    """How well the summed losses order random plans."""
+    if not settings.check:
+        return {}
+    plans = spread_plans(start.options, settings.check, seed + 1, removals=start.network.removals)
+    return joint.agreement(start.loss, plans, joint.joint(start, plans, out, executor))
 
 
 def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: str, on: On) -> Path:
@@ -81,10 +168,10 @@ def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: s
     from toolchain.quantization.quantize import quantize
     from toolchain.yolo.dataset import load_dataset
 
-    stages = Stages(out / "stages")
+    stages, name, section = Stages(out / "stages"), f"{model.stem}-{imgsz}", ExportSection().for_runtime(on.runtime)
     float_ = stages.run(
-        "dense", lambda folder: export(model, folder, data=data, imgsz=imgsz), inputs={"model": model}, params={"imgsz": imgsz},
-        keep_outputs=("model.onnx",),
+        name, lambda folder: export(model, folder, data=data, imgsz=imgsz, export=section), inputs={"model": model},
+        params={"imgsz": imgsz, **section.model_dump()}, keep_outputs=("model.onnx",),
     )  # fmt: skip
     if precision == "fp32":
         return float_ / "model.onnx"
@@ -94,32 +181,22 @@ def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: s
         return quantize(float_ / "model.onnx", images, folder, imgsz=imgsz, recipe="percentile", **features)
 
     stage = stages.run(
-        "dense-int8", work, inputs={"model": float_ / "model.onnx"}, params={"imgsz": imgsz, **features},
+        f"{name}-int8", work, inputs={"model": float_ / "model.onnx"}, params={"imgsz": imgsz, **features},
         keep_outputs=("model.int8.onnx",),
     )  # fmt: skip
     return stage / "model.int8.onnx"
 
 
-def _latency(budgets: Sequence[Budget]) -> Budget:
-    kinds = {budget.kind: budget for budget in budgets}
-    if "energy" in kinds:
-        raise UsageError("an energy budget cannot be selected for yet", got=str(kinds["energy"]), fix="give a latency budget")
-    if "latency" not in kinds:
-        raise UsageError("a latency budget is needed", got=", ".join(map(str, budgets)), fix="--budget latency=0.5x")
-    return kinds["latency"]
-
-
-def _sizes(budgets: Sequence[Budget], dense: Path) -> float | None:
-    """The most bytes the engine may have."""
-    size = next((budget for budget in budgets if budget.kind == "size"), None)
-    return None if size is None else size.value * (dense.stat().st_size if size.relative else 1)
-
-
-def _summary(found: Found, share: float, budgets: Sequence[Budget], timed: Timed, machine: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    found: Found, share: float | None, start: Start, budgets: Sequence[Budget], machine: dict[str, Any]
+) -> dict[str, Any]:
+    """What select.json says of the search; latencies of rounds are shares of the chosen start's own dense engine."""
     last = found.rounds[-1]
     return {
-        "budgets": [str(budget) for budget in budgets], "share": share, "measured": last.measured, "error": last.error,
-        "rounds": [asdict(one) for one in found.rounds], "timings": found.timings,
+        "model": str(start.model), "imgsz": start.imgsz, "uncut": start.share,
+        "budgets": [str(budget) for budget in budgets], "share": share or last.predicted * start.share,
+        "limited": share is not None, "measured": last.measured * start.share,
+        "error": last.error, "rounds": [asdict(one) for one in found.rounds], "timings": found.timings,
         "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block, "ridge": found.model.ridge},
-        "store": str(timed.folder), "device": machine,
+        "store": str(start.timed.folder), "device": machine,
     }  # fmt: skip

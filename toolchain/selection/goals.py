@@ -1,0 +1,111 @@
+"""What a search can be asked to stay within and measures after every turn, as shares of the dense engine's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from toolchain.errors import BudgetError
+from toolchain.selection import latency
+from toolchain.selection.cost import Cost
+from toolchain.selection.latency import LatencyModel
+from toolchain.selection.learnt import Learnt
+from toolchain.selection.solver import Choice, Limit
+
+TOLERANCE = 0.02
+AIM = 0.995  # of the budget: a plan a little below it is as good as one a little above, and never over
+NEAR = 3  # how often a plan near the budget counts beside one of the spread
+Widths = Mapping[str, int]
+
+
+class Goal(ABC):
+    """A measured quantity with a law that tells it of any plan; the law learns from every plan that is measured.
+
+    Attributes:
+        share: most of it, of the dense engine's; None: not limited, only told.
+        tolerance: how far off the share still counts as met.
+        done: plans tried and what they measured.
+    """
+
+    name: str
+
+    def __init__(self, share: float | None, cost: Cost, least: Widths) -> None:
+        self.share, self.cost, self.least, self.tolerance = share, cost, least, TOLERANCE
+        self.done: list[tuple[Widths, float]] = []
+        self._correction = 1.0
+
+    @abstractmethod
+    def measure(self, widths: Widths) -> tuple[float, float]:
+        """Of the plan's engine on the device, over the dense engine's; and the relative standard error of that.
+
+        Raises:
+            DeviceError and its kinds; MeasurementError where it could not be measured.
+        """
+
+    @abstractmethod
+    def fitted(self) -> Cost:
+        """The law, fitted to everything measured."""
+
+    def learn(self, widths: Widths, ratio: float) -> None:
+        """Take a measured plan into the law; what the law still has wrong about it corrects the next limit."""
+        self.done.append((dict(widths), ratio))
+        self.cost = self.fitted()
+        self._correction = ratio / self.cost.at(widths)
+
+    def limits(self) -> list[Limit]:
+        """For the next plan: one limit, or none.
+
+        The limit is stretched by what the smallest network really takes where the law has that over the budget.
+
+        Raises:
+            BudgetError: the smallest network, as measured, is over the budget.
+        """
+        if self.share is None:
+            return []
+        most = self.share * AIM / self._correction
+        if (lowest := self.cost.at(self.least)) > most:
+            measured = self.measure(self.least)[0]
+            if measured > self.share:
+                raise BudgetError(
+                    f"the {self.name} budget cannot be reached by narrower layers", got=f"{self.share:.3f} of the dense engine",
+                    fix=f"the narrowest network measured {measured:.3f}; a smaller picture (--imgsz) goes further",
+                )  # fmt: skip
+            most = lowest * self.share / measured
+        return [Limit(self.name, self.cost, most)]
+
+    def within(self, ratio: float) -> bool:
+        """Whether it is not above the budget."""
+        return self.share is None or ratio <= self.share * (1 + self.tolerance)
+
+    def met(self, ratio: float, choice: Choice, limits: Sequence[Limit]) -> bool:
+        """Within the tolerance; or below it, where another budget is what holds the plan back."""
+        if self.share is None:
+            return True
+        most = next(limit.most for limit in limits if limit.name == self.name)
+        slack = choice.costs[self.name] / most < 1 - TOLERANCE
+        return self.within(ratio) and (ratio >= self.share * (1 - self.tolerance) or slack)
+
+
+class LatencyGoal(Goal):
+    """Latency, by the model of whole engines or by the table of single layers."""
+
+    name = "latency"
+
+    def __init__(self, learnt: Learnt, share: float | None, least: Widths) -> None:
+        super().__init__(share, learnt.cost, least)
+        self.learnt, self.model = learnt, learnt.model
+
+    def measure(self, widths: Widths) -> tuple[float, float]:
+        timing = self.learnt.timed.times([widths])[0]
+        return timing.ratio, timing.error
+
+    def fitted(self) -> Cost:
+        if self.learnt.table is not None:
+            return self.learnt.table
+        self.model = self._fit()
+        return self.model.cost
+
+    def _fit(self) -> LatencyModel:
+        known, near = self.learnt.known, [one for one in self.done for _ in range(NEAR)]
+        plans = [timing.about["widths"] for timing in known] + [widths for widths, _ in near]
+        return latency.fit(self.learnt.timed.network, plans, [timing.ratio for timing in known] + [ratio for _, ratio in near])

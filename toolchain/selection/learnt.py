@@ -1,0 +1,82 @@
+"""What is learnt of a device before anything is chosen: plans of all sizes and shapes, timed, and the laws fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from toolchain import progress
+from toolchain.device.sweep import Timing, steady
+from toolchain.pruning.groups import Network
+from toolchain.selection import latency
+from toolchain.selection.cost import Cost, scaled, weights
+from toolchain.selection.latency import LatencyModel
+from toolchain.selection.sampling import spread_plans
+from toolchain.selection.solver import Limit
+from toolchain.selection.table import learn_table
+from toolchain.selection.timed import Timed
+
+PROFILED = 30  # engines whose layers are timed for the table
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The steady timings, and the law fitted to them."""
+
+    timed: Timed
+    known: list[Timing]
+    model: LatencyModel
+    table: Cost | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Latency of a plan: the sum of single layers where that was asked for, else the model of whole engines."""
+        return self.table or self.model.cost
+
+
+def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int, seed: int, *, table: bool = False) -> Learnt:
+    """Time a spread of plans and learn the device's latency from them.
+
+    Args:
+        options: group -> widths it may have.
+        samples: plans timed; those in the store are not timed again.
+        table: predict by the sum of single layers instead, from profiles of some of the engines.
+
+    Raises:
+        MeasurementError: the device is too unsteady to learn from.
+    """
+    known = steady(timed.times(spread_plans(options, samples, seed, removals=timed.network.removals)))
+    model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known])
+    progress.note(f"  latency model: {_quality(model)}")
+    return Learnt(timed, known, model, table_cost(timed, known, model.cost.block) if table else None)
+
+
+def table_cost(timed: Timed, known: Sequence[Timing], block: int) -> Cost:
+    """The sum-of-layers law in shares of the dense engine's own sum."""
+    plans = [timing.about["widths"] for timing in known[:PROFILED]]
+    table = learn_table(timed.network, plans, timed.profiles(plans), block)
+    whole = table.at({group.name: group.channels for group in timed.network.free})
+    return scaled(table, 1 / whole, 0.0)
+
+
+def size_limit(learnt: Learnt, most: float | None) -> list[Limit]:
+    """The budget of bytes, if there is one."""
+    return [] if most is None else [Limit("size", size_model(learnt.timed.network, learnt.known), most)]
+
+
+def size_model(network: Network, known: Sequence[Timing]) -> Cost:
+    """Bytes of the engine: a constant and so many bytes a weight, from the engines timed."""
+    import numpy as np
+
+    count = weights(network)
+    column = np.array([[1.0, count.at(timing.about["widths"])] for timing in known])
+    (constant, each), *_ = np.linalg.lstsq(column, np.array([float(timing.size_bytes) for timing in known]), rcond=None)
+    return scaled(count, float(each), float(constant))
+
+
+def _quality(model: LatencyModel) -> str:
+    held = model.held_out
+    return (
+        f"{held.mape:.1%} off on plans it has not seen (bias {held.bias:+.1%}, Kendall τ {held.kendall_tau:.3f}, "
+        f"{held.plans} plans, widths in blocks of {model.cost.block})"
+    )

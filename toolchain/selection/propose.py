@@ -1,0 +1,56 @@
+"""Ways to propose widths within limits: exactly, or by the one number that a strategy takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from toolchain.errors import BudgetError
+from toolchain.pruning.criteria import GroupScores
+from toolchain.pruning.depth import Removal
+from toolchain.pruning.groups import Network
+from toolchain.selection.solver import Choice, Limit, solve
+from toolchain.selection.staircase import Options, useful
+from toolchain.selection.strategies import STRATEGIES, Ask
+from toolchain.selection.value import Loss, total
+
+Propose = Callable[[Sequence[Limit]], Choice]
+MOST, STEPS = 0.99, 14  # largest ratio tried; halvings: ratios are told apart to 0.0001
+
+
+def exact(
+    options: Options, loss: Loss, seed: int, *, removals: Sequence[Removal] = (), gap: float = 0.002, seconds: float = 60.0
+) -> Propose:
+    """The plan of least predicted loss, to a stated gap; widths that buy nothing are not offered to the solver."""
+
+    def propose(limits: Sequence[Limit]) -> Choice:
+        offered = useful(options, [limit.cost for limit in limits])
+        return solve(offered, loss, limits, removals=removals, gap=gap, seconds=seconds, seed=seed)
+
+    return propose
+
+
+def by_ratio(strategy: str, network: Network, scores: GroupScores, ask: Ask, loss: Loss) -> Propose:
+    """The smallest ratio at which a strategy's plan is within all limits."""
+
+    def propose(limits: Sequence[Limit]) -> Choice:
+        started, low, high = time.monotonic(), 0.0, MOST
+        if not within(plan(high), limits):
+            raise BudgetError(f"the {strategy} strategy cannot reach the budget", got=f"over it even at ratio {MOST}")
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if within(plan(middle), limits) else (middle, high)
+        widths = plan(high)
+        costs = {limit.name: limit.cost.at(widths) for limit in limits}
+        return Choice(widths, total(loss, widths), None, costs, time.monotonic() - started)
+
+    def plan(ratio: float) -> dict[str, int]:
+        return STRATEGIES[strategy](network, scores, replace(ask, ratio=ratio))
+
+    return propose
+
+
+def within(widths: Mapping[str, int], limits: Sequence[Limit]) -> bool:
+    """Whether a plan exceeds none of the limits."""
+    return all(limit.cost.at(widths) <= limit.most for limit in limits)
