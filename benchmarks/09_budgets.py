@@ -19,10 +19,10 @@ from toolchain import verbs
 from toolchain.config import SelectSection
 from toolchain.device.settings import On
 from toolchain.device.target import load_target
-from toolchain.export.resize import resize
+from toolchain.errors import BudgetError
 from toolchain.pruning.prune import analyse
 from toolchain.selection.budget import parse_budgets
-from toolchain.selection.shapes import engine_sizes
+from toolchain.selection.timed import cut
 from toolchain.verbs.selecting import dense_engine
 from toolchain.yolo.checkpoint import load_model
 
@@ -43,14 +43,17 @@ def main() -> None:
             out = args.out / f"{precision}-{share}"
             out.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
-            result = verbs.select(
-                args.model, out, parse_budgets([f"latency={share}x"]), data=args.data, imgsz=args.imgsz, on=on,
-                align=load_target("host-cpu").channel_alignment,
-                section=SelectSection(precision=precision, samples=args.samples),
-            )  # fmt: skip
-            rows.append(
-                row(precision, share, result, time.monotonic() - started) | again(args, out, precision, network, result, on)
-            )
+            try:
+                result = verbs.select(
+                    [args.model], out, parse_budgets([f"latency={share}x"]), data=args.data, sizes=[args.imgsz], on=on,
+                    align=load_target("host-cpu").channel_alignment,
+                    section=SelectSection(precision=precision, samples=args.samples, check=0),
+                )  # fmt: skip
+            except BudgetError as error:
+                rows.append({"precision": precision, "asked": float(share), "measured": None, "refused": str(error)})
+            else:
+                found = row(precision, share, result, time.monotonic() - started)
+                rows.append(found | again(args, out, precision, network, result, on))
             print(rows[-1], flush=True)
     save("budgets", {"rows": rows}, {"imgsz": args.imgsz, "samples": args.samples})
 
@@ -68,8 +71,7 @@ def row(precision: str, share: str, result: dict[str, Any], wall_s: float) -> di
 def again(args: argparse.Namespace, out: Path, precision: str, network: Any, result: dict[str, Any], on: On) -> dict[str, Any]:
     """The chosen engine against the dense one, by `toolchain bench`."""
     dense = dense_engine(args.model, out, data=args.data, imgsz=args.imgsz, precision=precision, on=on)
-    chosen = out / "chosen.onnx"
-    onnx.save(resize(onnx.load(dense), engine_sizes(network, result["rounds"][-1]["widths"])), chosen)
+    chosen = cut(onnx.load(dense), network, result["rounds"][-1]["widths"], out / "chosen.onnx")
     found = verbs.bench({"dense": dense, "chosen": chosen}, out / "bench", on=on)
     speedup = found.engines["chosen"].speedup
     assert speedup is not None
