@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from toolchain.cli import app
 from toolchain.config import RunConfig, load_config, read_toml
 from toolchain.errors import ConfigError
 
@@ -134,3 +136,17 @@ def test_the_result_cannot_be_changed_and_survives_json() -> None:
     with pytest.raises(ValueError, match="frozen"):
         made.imgsz = 1
     assert RunConfig.model_validate(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize(("words", "mixed"), [([], False), (["--mixed"], True)])
+def test_mixed_precision_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], mixed: bool
+) -> None:
+    """Left out, the file's word stands."""
+    asked = []
+    monkeypatch.setattr("toolchain.pipeline.run", lambda settings, command: asked.append(settings))
+    monkeypatch.setattr("toolchain.cli.jobs.show", lambda *_: None)
+    for said, wanted in (("", mixed), ("[int8]\nmixed = true\n", True)):
+        (tmp_path / "run.toml").write_text(f'model = "m.pt"\ndata = "d.yaml"\n{said}')
+        CliRunner().invoke(app, ["run", str(tmp_path / "run.toml"), *words], catch_exceptions=False)
+        assert asked[-1].int8.mixed == wanted

@@ -15,7 +15,7 @@ import pytest
 
 from toolchain import stage
 from toolchain.errors import DiskFullError, RunFolderError
-from toolchain.stage import Stages, file_sha256, read_json, tool_versions, write_bytes, write_json
+from toolchain.stage import Stages, append_line, file_sha256, read_json, read_lines, tool_versions, write_bytes, write_json
 
 
 class Work:
@@ -198,3 +198,16 @@ def test_versions_are_found_or_none() -> None:
     versions = tool_versions()
     assert versions["numpy"]
     assert all(value is None or value[0].isdigit() for value in versions.values())
+
+
+def test_a_line_torn_by_a_kill_is_passed_over_and_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert list(read_lines(path)) == []
+    append_line(path, {"n": 1})
+    with path.open("a") as stream:
+        stream.write('{"n": 2, "torn')
+    append_line(path, {"n": 3})
+    assert [entry["n"] for entry in read_lines(path)] == [1, 3]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        append_line(path, {"n": float("nan")}, allow_nan=False)
+    assert len(list(read_lines(path))) == 2

@@ -11,12 +11,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 _HOME = {
-    "verbs": ("PruneRequest", "bench", "build", "evaluate", "explain", "finetune", "profile", "prune", "quantize", "sensitivity"),
+    "verbs": (
+        "PruneRequest", "bench", "build", "evaluate", "explain", "finetune", "profile", "prune", "quantize", "sensitivity",
+        "typed", "verify",
+    ),
     "pipeline": ("run",),
     "config": ("load_config",),
     "report.compare": ("compare_runs",),
     "report.html": ("write_report",),
-}
+}  # fmt: skip
 _VERBS = {verb: module for module, verbs in _HOME.items() for verb in verbs}
 __all__ = ["__version__", *sorted(_VERBS)]
 

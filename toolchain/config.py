@@ -38,6 +38,7 @@ class PruneSection(Section):
     align: int | None = Field(default=None, ge=1)  # None: the target's
     images: int | None = Field(default=None, ge=1)  # None: all training images
     guard: float = Field(default=0.0, ge=0)  # mAP a single group may cost in `sensitivity`; 0 switches the guard off
+    compensate: Literal["none", "lsq", "bn", "both"] = "none"  # right after every cut, before training
 
 
 class DistillSection(Section):
@@ -72,29 +73,59 @@ class ExportSection(Section):
     opset: int = 17
     dynamic_batch: bool = False
     simplify: bool = True
+    short_dfl: bool | None = None  # the box softmax in the form that is quick in ONNX Runtime; None: where that is the runtime
+
+    def for_runtime(self, runtime: str) -> ExportSection:
+        """The same with nothing left open."""
+        short = runtime == "onnxruntime" if self.short_dfl is None else self.short_dfl
+        return self.model_copy(update={"short_dfl": short})
+
+
+class QatSection(Section):
+    """Training with the rounding in place, where calibration alone misses the gate. The rate is a tenth of fine-tuning's."""
+
+    epochs: int = Field(default=0, ge=0)  # 0: no QAT
+    batch: int = Field(default=16, ge=1)
+    lr0: float = Field(default=1e-4, gt=0)
+    device: str = "cpu"
+    distill: DistillSection = DistillSection(scores=1.0, boxes=1.0)  # the float network is the teacher
 
 
 class Int8Section(Section):
     enabled: bool = True
-    recipe: str = "percentile"
+    recipe: str | None = None  # None: the one for the target and the runtime; "auto": the best of all
     max_drop: float = Field(default=0.01, ge=0)
+    mixed: bool = False  # leave as many layers in float as max_drop asks for
     keep_float: list[str] = Field(default_factory=list)
+    qat: QatSection = QatSection()
 
 
 class SelectSection(Section):
     """How widths are chosen for a budget; see docs/selection.md."""
 
+    strategy: str = "latency"
     precision: Literal["fp32", "int8"] = "int8"
     samples: int = Field(default=100, ge=20)  # plans timed to learn the device
     rounds: int = Field(default=4, ge=1)
     floor: float = Field(default=0.1, gt=0, lt=1)  # least kept share of any group
+    depth: bool = True  # whole Bottlenecks may go
     criterion: str = "fisher"
     images: int | None = Field(default=None, ge=1)  # None: all training images
+    value: Literal["fisher", "measured"] = "fisher"  # of a width: saliency lost, or rise of the loss with that group alone cut
+    check: int = Field(default=16, ge=0)  # random plans on which the summed values are compared with the real loss; 0: none
+    models: list[Path] = Field(default_factory=list)  # other detectors to start from, beside `model`
+    imgsz: list[int] = Field(default_factory=list)  # other picture sizes to choose from, beside `imgsz`
+    trial_epochs: int = Field(default=10, ge=1)  # of training for each, where there are several starts
+    energy_samples: int = Field(default=12, ge=6)  # plans whose energy is measured, where that has a budget
+    energy_repeats: int = Field(default=3, ge=1)  # windows of each
+    meter: str | None = None  # None: the target's own sensor; else as `toolchain bench --meter` takes it
+    meter_scope: Literal["ac_wall", "dc_input"] = "ac_wall"
+    stairs: int = Field(default=0, ge=0)  # groups whose widths are timed one by one around the plan, for the page
 
 
 class BenchSection(Section):
     runtime: str = "onnxruntime"
-    provider: str = "CPUExecutionProvider"
+    provider: str = ""  # "": the runtime's usual one
     threads: int = Field(default=2, ge=1)
     profile: Literal["quick", "search", "report"] = "quick"
     rounds: int | None = Field(default=None, ge=1)  # None: the profile's, as for runs

@@ -34,7 +34,8 @@ ToolchainError                      1   something failed; the text says what, wh
 │   └── ProtocolError               9   the agent's answer is not what the protocol allows
 ├── MeasurementError               10   a result that must not be used
 ├── RunFolderError                 11   the run folder belongs to another job or is damaged
-└── BudgetError                    12   a budget that cannot be met, or that contradicts another
+├── BudgetError                    12   a budget that cannot be met, or that contradicts another
+└── TaskError                      13   some of many tasks failed; the others are done
 """
 
 from __future__ import annotations
@@ -217,3 +218,7 @@ class RunFolderError(ToolchainError):
 
 class BudgetError(ToolchainError):
     exit_code = 12
+
+
+class TaskError(ToolchainError):
+    exit_code = 13

@@ -17,6 +17,7 @@ PLAIN_EVERY_S = 10.0
 _lock = threading.Lock()
 _live: Progress | None = None
 _users = 0
+_plain = False
 _speaker: ContextVar[str] = ContextVar("speaker", default="")
 
 
@@ -59,6 +60,12 @@ def task(title: str, total: int, unit: str = "") -> Iterator[Task]:
         _close_display(bar)
 
 
+def plain() -> None:
+    """No bars in this process from now on: several of them write to one terminal."""
+    global _plain
+    _plain = True
+
+
 def note(text: str) -> None:
     """One line for the reader."""
     console.print(_spoken(text), markup=False)
@@ -83,7 +90,7 @@ def _open_display() -> Progress | None:
     """The display that all tasks share; None where there is no terminal."""
     global _live, _users
     with _lock:
-        if _live is None and sys.stderr.isatty():
+        if _live is None and not _plain and sys.stderr.isatty():
             _live = Progress(
                 TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=console,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolchain.config import PruneSection, RunConfig, SelectSection, TrainSection, read_toml
+from toolchain.config import PruneSection, QatSection, RunConfig, SelectSection, TrainSection, read_toml
 from toolchain.errors import ConfigError, MeasurementError, RunFolderError, UsageError
 from toolchain.measurement.stats import MIN_ROUNDS
 from toolchain.pruning.prune import PruneRequest
@@ -33,6 +33,23 @@ def check_training(section: TrainSection, seed: int) -> None:
 
     some = section.model_copy(update={"epochs": max(section.epochs, 1)})  # 0 is ours: no fine-tuning
     check_settings(train_settings(some, seed).overrides(Path("data.yaml"), 32, Path("run")))
+
+
+def qat_settings(section: QatSection, seed: int) -> Any:
+    """Config section -> the trainer's settings: pictures as calibration saw them, no warm-up, the last epoch is the result."""
+    train = TrainSection(
+        epochs=section.epochs, batch=section.batch, lr0=section.lr0, weight_decay=0.0, warmup_epochs=0.0, mosaic=0.0,
+        close_mosaic=0, val_every=section.epochs, device=section.device, distill=section.distill,
+    )  # fmt: skip
+    return train_settings(train, seed)
+
+
+def check_qat(section: QatSection, seed: int) -> None:
+    """Raises: ConfigError for what ultralytics would refuse when QAT starts."""
+    from toolchain.yolo.trainer import check_settings
+
+    if section.epochs:
+        check_settings(qat_settings(section, seed).overrides(Path("data.yaml"), 32, Path("run")))
 
 
 def request_of(
@@ -89,7 +106,7 @@ def check_budget(config: RunConfig) -> None:
     """Raises: UsageError for a budget that is not understood, ConfigError for one beside settings it replaces."""
     if not config.budget:
         return
-    parse_budgets(config.budget)
+    budgets = parse_budgets(config.budget)
     usual = PruneSection()
     for key in ("ratio", "strategy", "layers", "guard"):
         if (got := getattr(config.prune, key)) != getattr(usual, key):
@@ -97,8 +114,30 @@ def check_budget(config: RunConfig) -> None:
                 "a budget chooses the widths, so this setting would have no effect", got=f"prune.{key} = {got!r}",
                 fix="leave it out, or leave out the budget",
             )  # fmt: skip
+    if config.prune.steps > 1 and (config.select.models or config.select.imgsz):
+        raise ConfigError("several starts and several cuts cannot be combined", got=f"prune.steps = {config.prune.steps}",
+                          fix="one cut, or one model and picture size")  # fmt: skip
+    if config.prune.steps > 1 and any(budget.kind != "latency" for budget in budgets):
+        raise ConfigError(
+            "several cuts share out a latency budget alone", got=", ".join(map(str, budgets)), fix="prune.steps = 1"
+        )
     if config.select.precision == "int8" and not config.int8.enabled:
         raise ConfigError("the budget is for the INT8 engine, but INT8 is off", fix='select.precision = "fp32"')
+
+
+def sizes(text: str) -> list[int]:
+    """Picture sizes of a flag: one, or several between commas.
+
+    Raises:
+        UsageError: not whole numbers, or one twice.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError("picture sizes are whole numbers between commas", got=text, fix="--imgsz 640,512") from error
+    if len(set(found)) < len(found):
+        raise UsageError("a picture size is given twice", got=text)
+    return found
 
 
 def select_section(**values: Any) -> SelectSection:
@@ -141,15 +180,29 @@ def labelled(engines: Sequence[str]) -> dict[str, Path]:
         label, sign, path = entry.partition("=")
         name, file = (label, Path(path)) if sign else (Path(entry).stem, Path(entry))
         if name in found:
-            raise UsageError("two engines with the same label", got=name, fix="LABEL=PATH")
+            raise UsageError("two files with the same label", got=name, fix="LABEL=PATH")
         found[name] = file
     return found
+
+
+def runtimes_of(names: Sequence[str], provider: str, *, attach: bool) -> tuple[str, Sequence[str]]:
+    """Flags of a benchmark -> its one runtime, and, where they are several, all of them ("all": those the device has).
+
+    Raises:
+        UsageError: several runtimes and what goes with one only.
+    """
+    if len(names) == 1 and names[0] != "all":
+        return names[0], ()
+    if provider or attach:
+        flag = "--provider" if provider else "--attach"
+        raise UsageError("several runtimes are asked for, and what goes with one", got=flag, fix="one --runtime")
+    return "onnxruntime", names
 
 
 def bench_request(
     *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: EnergyRequest | None, power_mode: str | None,
     pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None, cool_down: float | None,
-    start_temperature: float | None, rate_hz: float | None, export_times: bool,
+    start_temperature: float | None, rate_hz: float | None, export_times: bool, trtexec: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Flags -> what `verbs.bench` is asked beside engines and device.
 
@@ -166,7 +219,7 @@ def bench_request(
         cool_down = PACES["report"].cool_down_s
     return {
         "pace": pace_of(profile, rounds=rounds, runs=runs, end_to_end=end_to_end or None, cool_down_s=cool_down),
-        "extras": Extras(energy=energy, rate_hz=rate_hz, export_times=export_times),
+        "extras": Extras(energy=energy, rate_hz=rate_hz, export_times=export_times, trtexec=trtexec),
         "conditions": Conditions(power_mode, pin_clocks, keep_unstable, start_temperature),
         "accuracy": accuracy,
         "data": data,

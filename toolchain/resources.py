@@ -1,7 +1,8 @@
-"""The shipped data folders (`targets/`, `calibration/`): inside the package once installed, beside it in a checkout."""
+"""Folders: shipped data (`targets/`, `calibration/`), inside the package once installed, beside it in a checkout; the cache."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from toolchain.errors import ToolchainError
@@ -18,3 +19,10 @@ def data_dir(name: str) -> Path:
         if any(folder.glob("*.toml")):
             return folder
     raise ToolchainError(f"no {name}/*.toml inside or beside {here}", fix="reinstall edge-toolchain or use a full checkout")
+
+
+def cache_dir(name: str) -> Path:
+    """Folder of what can be made again, made if it is missing. $EDGE_CACHE moves it."""
+    root = Path(os.environ.get("EDGE_CACHE") or Path.home() / ".cache" / "edge-toolchain-host")
+    (root / name).mkdir(parents=True, exist_ok=True)
+    return root / name

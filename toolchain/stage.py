@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -76,6 +76,27 @@ def read_json(path: Path) -> Any:
         raise RunFolderError("cannot read a file of the run", got=f"{path}: {error}", fix="delete that stage's folder") from error
 
 
+def append_line(path: Path, entry: Mapping[str, Any], *, allow_nan: bool = True) -> None:
+    """One line of JSON, on the disk when this returns; one torn by a kill before it is ended first."""
+    line = json.dumps(entry, allow_nan=allow_nan)
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a") as stream:
+        stream.write(("\n" if torn else "") + line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of `append_line`; a torn one is passed over, no file is none."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
 def _explain(error: OSError, path: Path) -> Exception:
     import errno
 
@@ -108,6 +129,19 @@ class Stage:
         return self.folder / name
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A stage whose work is to be done in `folder`, or to go on there."""
+
+    name: str
+    key: str
+    folder: Path
+    inputs: dict[str, str]
+    params: dict[str, Any]
+    started_unix: float
+    clock_s: float
+
+
 class Stages:
     """The stages of one run folder."""
 
@@ -136,6 +170,17 @@ class Stages:
         Raises:
             DiskFullError: no space left; what was finished stays.
         """
+        begun = self.begin(name, inputs=inputs, params=params)
+        if isinstance(begun, Stage):
+            return begun
+        try:
+            result = work(begun.folder)
+        except OSError as error:
+            raise _explain(error, begun.folder) from error
+        return self.finish(begun, result, keep_outputs)
+
+    def begin(self, name: str, *, inputs: Mapping[str, Path | str], params: Mapping[str, Any]) -> Stage | Begun:
+        """The finished stage, or the folder in which its work is to be done. Arguments as for `run`."""
         hashes = {key: _fingerprint(value) for key, value in sorted(inputs.items())}
         identity = json.dumps([name, hashes, params], sort_keys=True, default=str)
         key = hashlib.sha256(identity.encode()).hexdigest()
@@ -149,21 +194,25 @@ class Stages:
             if done := self._finished(final, key):
                 return done
         partial.mkdir(parents=True, exist_ok=True)
-        started, clock = time.time(), time.monotonic()
-        try:
-            result = work(partial)
-        except OSError as error:
-            raise _explain(error, partial) from error
-        missing = [file for file in keep_outputs if not (partial / file).exists()]
+        return Begun(name, key, partial, hashes, dict(params), time.time(), time.monotonic())
+
+    def finish(self, begun: Begun, result: dict[str, Any], keep_outputs: tuple[str, ...] = ()) -> Stage:
+        """Make a stage of the work done in its folder.
+
+        Raises:
+            RunFolderError: a file of `keep_outputs` is missing.
+        """
+        missing = [file for file in keep_outputs if not (begun.folder / file).exists()]
         if missing:
-            raise RunFolderError(f"stage {name} ended without its files", got=missing)
-        duration_s = time.monotonic() - clock
-        write_json(partial / "stage.json", {
-            "name": name, "key": key, "inputs": hashes, "params": params, "versions": tool_versions(), "started_unix": started,
-            "duration_s": duration_s, "outcome": "done", "result": result,
+            raise RunFolderError(f"stage {begun.name} ended without its files", got=missing)
+        duration_s = time.monotonic() - begun.clock_s
+        write_json(begun.folder / "stage.json", {
+            "name": begun.name, "key": begun.key, "inputs": begun.inputs, "params": begun.params, "versions": tool_versions(),
+            "started_unix": begun.started_unix, "duration_s": duration_s, "outcome": "done", "result": result,
         })  # fmt: skip
-        partial.rename(final)
-        return Stage(name, final, False, duration_s, result)
+        final = self.root / begun.name
+        begun.folder.rename(final)
+        return Stage(begun.name, final, False, duration_s, result)
 
     def _finished(self, final: Path, key: str) -> Stage | None:
         record = final / "stage.json"

@@ -4,7 +4,7 @@
 A command is added by a function in one of these files; the order of this import is the order of `toolchain --help`.
 """
 
-from toolchain.cli import jobs, models, engines, devices, hosts  # noqa: F401, I001 - importing registers the commands
+from toolchain.cli import jobs, models, graphs, engines, devices, hosts  # noqa: F401, I001 - importing registers the commands
 from toolchain.cli.main import main
 from toolchain.cli.options import app
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from toolchain.cli.options import AsJson, Python, app
+from toolchain.cli.options import AsJson, Out, Python, Wait, app, finish
 
 
 @app.command()
@@ -36,6 +37,9 @@ def doctor(
         list[str] | None, typer.Argument(metavar="[HOST]...", help="local (default), user@addr[:port] or a Host")
     ] = None,
     target: Annotated[str | None, typer.Option("--target", help="what it ought to be; default: the target that fits")] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="put missing numpy and runtime into the agent's own folder there")
+    ] = False,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +49,7 @@ def doctor(
     from toolchain.progress import console
     from toolchain.report.doctor_page import doctor_page
 
-    found, error = verbs.examine(hosts or ["local"], target=target, python=python)
+    found, error = verbs.examine(hosts or ["local"], target=target, python=python, install=install)
     exams = [one["result"] for one in found if one["result"]]
     if as_json and len(found) > 1:
         typer.echo(json.dumps({"devices": found}))
@@ -58,3 +62,23 @@ def doctor(
         raise error
     if not all(exam["fit"] for exam in exams):
         raise typer.Exit(MeasurementError.exit_code)
+
+
+@app.command()
+def selftest(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="local, user@addr[:port] or a Host")] = "local",
+    out: Out = Path("runs/selftest"),
+    wait: Wait = 0.0,
+    python: Python = None,
+    as_json: AsJson = False,
+) -> None:
+    """What only a real board can show of TensorRT: one archive to send. Exit code 10: something failed, or no TensorRT there."""
+    from toolchain import verbs
+    from toolchain.device.selftest import check_passed
+    from toolchain.device.settings import On
+
+    result = verbs.selftest(out, on=On(host=host, python=python, wait_s=wait))
+    counts = [sum(step.status == status for step in result.steps) for status in ("ok", "failed", "skipped")]
+    text = "{} steps ok, {} failed, {} skipped".format(*counts)
+    finish(result.to_json(), as_json, f"TensorRT {result.tensorrt or 'not there'}: {text}\n{result.archive}")
+    check_passed(result)

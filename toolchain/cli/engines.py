@@ -19,6 +19,7 @@ from toolchain.cli.options import (
     Patience,
     Provider,
     Python,
+    Runtime,
     Split,
     Target,
     Threads,
@@ -36,10 +37,14 @@ def build(
     imgsz: Imgsz = 640,
     host: Host = "local",
     target: Target = "host-cpu",
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or int8, for the record")] = "fp32",
-    provider: Provider = "CPUExecutionProvider",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8, for the record")] = "fp32",
+    runtime: Runtime = "onnxruntime",
+    provider: Provider = "",
     threads: Threads = 2,
     sample: Annotated[Path | None, typer.Option("--sample", help="picture to try it on; default: a drawn pattern")] = None,
+    keep_plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="TensorRT: bring its plan into the bundle, or leave it on the host")
+    ] = True,
     wait: Wait = 0.0,
     patience: Patience = 300.0,
     python: Python = None,
@@ -50,9 +55,10 @@ def build(
     from toolchain.device.settings import On
 
     on = On(
-        host=host, provider=provider, threads=threads, python=python, target=target, wait_s=wait, patience_s=patience
+        host=host, runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
+        patience_s=patience,
     )  # fmt: skip
-    result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample)
+    result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample, keep_plan=keep_plan)
     finish(result, as_json, f"loaded and run on {host}\n{out}\nnext: toolchain deploy {out} HOST")
 
 
@@ -89,11 +95,17 @@ def bench(
     ] = None,
     keep_unstable: Annotated[bool, typer.Option("--keep-unstable", help="record what must not be used, and mark it")] = False,
     export_times: Annotated[bool, typer.Option("--export-times", help="the samples also as trtexec would write them")] = False,
+    trtexec: Annotated[
+        bool, typer.Option("--trtexec", help="time TensorRT's plans by its own program too; in a report always")
+    ] = False,
     attach: Annotated[bool, typer.Option("--attach", help="keep the usable results in the bundles measured")] = False,
     wait: Wait = 0.0,
     patience: Patience = 300.0,
     imgsz: Annotated[int | None, typer.Option("--imgsz", help="side of the input, for engines that take any")] = None,
-    provider: Provider = "CPUExecutionProvider",
+    runtimes: Annotated[
+        list[str] | None, typer.Option("--runtime", help="NAME, or all that the host has; repeatable; default: onnxruntime")
+    ] = None,
+    provider: Provider = "",
     threads: Threads = 2,
     python: Python = None,
     as_json: AsJson = False,
@@ -109,14 +121,18 @@ def bench(
     from toolchain.report.fleet_table import fleet_table
 
     places = hosts or ["local"]
-    on = On(host=places[0], provider=provider, threads=threads, python=python, target=target, wait_s=wait, patience_s=patience)
+    runtime, several = requests.runtimes_of(runtimes or ["onnxruntime"], provider, attach=attach)
+    on = On(
+        host=places[0], runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
+        patience_s=patience,
+    )  # fmt: skip
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
-        cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz, export_times=export_times,
+        cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz, export_times=export_times, trtexec=trtexec,
     )  # fmt: skip
-    asked |= {"split": split, "imgsz": imgsz, "command": shlex.join(["toolchain", *sys.argv[1:]])}
+    asked |= {"split": split, "imgsz": imgsz, "runtimes": several, "command": shlex.join(["toolchain", *sys.argv[1:]])}
     labelled = requests.labelled(engines)
     bundles = verbs.bundles_of(labelled) if attach else {}
     if len(places) == 1:
@@ -143,6 +159,8 @@ def evaluate(
     imgsz: Imgsz = 640,
     split: Split = "val",
     host: Host = "local",
+    runtime: Runtime = "onnxruntime",
+    provider: Provider = "",
     wait: Wait = 0.0,
     patience: Patience = 300.0,
     python: Python = None,
@@ -152,7 +170,7 @@ def evaluate(
     from toolchain import verbs
     from toolchain.device.settings import On
 
-    on = On(host=host, python=python, wait_s=wait, patience_s=patience)
+    on = On(host=host, runtime=runtime, provider=provider, python=python, wait_s=wait, patience_s=patience)
     result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=on)
     shared = " (pictures shared with train)" if result["shared_with_train"] else ""
     finish(

@@ -45,6 +45,8 @@ def run(
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="calibration recipe")] = None,
     max_drop: Annotated[float | None, typer.Option("--max-drop", help="mAP50-95 INT8 may cost")] = None,
+    mixed: Annotated[bool | None, typer.Option("--mixed", help="leave as many layers in float as --max-drop asks for")] = None,
+    qat_epochs: Annotated[int | None, typer.Option("--qat-epochs", min=0, help="QAT where calibration misses --max-drop")] = None,
     threads: Annotated[int | None, typer.Option("--threads")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     as_json: AsJson = False,
@@ -72,6 +74,8 @@ def run(
         "train.epochs": epochs,
         "int8.recipe": recipe,
         "int8.max_drop": max_drop,
+        "int8.mixed": mixed,
+        "int8.qat.epochs": qat_epochs,
         "bench.threads": threads,
     }
     settings = load_config(config, flags)

@@ -23,15 +23,22 @@ Python = Annotated[str | None, typer.Option("--python", help="Python command on 
 Wait = Annotated[float, typer.Option("--wait", min=0, help="seconds to wait while someone else has the device")]
 Patience = Annotated[float, typer.Option("--patience", min=0, help="seconds to wait after a lost link; 0: an error at once")]
 Threads = Annotated[int, typer.Option("--threads", help="threads of the runtime")]
-Provider = Annotated[str, typer.Option("--provider", help="ONNX Runtime execution provider; another one is an error")]
+Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino, ncnn or tensorrt")]
+Provider = Annotated[
+    str, typer.Option("--provider", help="the runtime's provider or device, NAME or NAME:KEY=VALUE,...; another one is an error")
+]
 Seed = Annotated[int, typer.Option("--seed")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Criterion = Annotated[str, typer.Option("--criterion", help="l1, l2, bn-scale, lamp, fpgm, taylor, fisher, random")]
+Compensate = Annotated[str, typer.Option("--compensate", help="accuracy won back without training: none, lsq, bn, both")]
 Strategy = Annotated[str, typer.Option("--strategy", help="uniform, per-layer, depth-aware, global, flops")]
 Ratio = Annotated[float, typer.Option("--ratio", help="share to prune: of multiply-adds for flops, else of channels")]
 Align = Annotated[int | None, typer.Option("--align", help="channels are multiples of this; default: the target's")]
 Layer = Annotated[list[str] | None, typer.Option("--layer", help="own ratio of one group: NAME=0.3; may be repeated")]
 Target = Annotated[str, typer.Option("--target", help="name in `toolchain targets`, or a TOML file")]
+Executor = Annotated[str, typer.Option("--executor", help="where tasks run: serial, processes (of this machine), ray")]
+Workers = Annotated[int | None, typer.Option("--workers", help="tasks at a time; default: one a core, of processes at most 8")]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster's head")]
 Split = Annotated[str, typer.Option("--split", help="val or test; train only if you ask for it")]
 
 

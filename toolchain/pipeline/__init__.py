@@ -32,14 +32,16 @@ def run(config: RunConfig, command: str = "") -> dict[str, Any]:
     job = start(config, command)
     dense = dense_stage(job)
     model, plan = cut_and_tune(job)
-    exported = export_stage(job, "export", model)
-    int8, refused = int8_stage(job, exported / "model.onnx")
+    chosen = job.at(plan.imgsz)
+    exported = export_stage(chosen, "export", model)
+    int8, refused = int8_stage(chosen, exported / "model.onnx")
     graphs = {DENSE: dense / "model.onnx", PRUNED: exported / "model.onnx", **({INT8: int8} if int8 else {})}
-    bundles = build_stage(job, graphs)
+    sizes = {label: config.imgsz if label == DENSE else plan.imgsz for label in graphs}
+    bundles = build_stage(job, graphs, sizes)
     engines = {label: engine_of(bundles / label) for label in graphs}
     measured = bench_stage(job, engines)
     layers = profile_stage(job, engines)
-    accuracy = accuracy_stage(job, engines, model)
+    accuracy = accuracy_stage(job, engines, sizes)
     summary = results.write_results(job, plan, model, engines, measured.result, accuracy.result, refused, layers)
     if refused is not None:
         raise refused

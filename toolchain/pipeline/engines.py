@@ -8,6 +8,7 @@ from typing import Any
 from toolchain import progress, verbs
 from toolchain.device.conditions import Conditions
 from toolchain.device.manifest import FORMAT, engine_of
+from toolchain.device.precision import precision_of
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.errors import AccuracyGateError
 from toolchain.pipeline.job import Job
@@ -16,10 +17,7 @@ from toolchain.stage import Stage, file_sha256
 from toolchain.yolo.dataset import load_dataset
 
 PACE = {"profile", "rounds", "runs"}  # settings that only the timing depends on
-TOLD = Conditions(keep_unstable=True)  # a job of hours does not end because the device was restless: the report tells of it
-
 TOLD = Conditions(keep_unstable=True)  # a run ends with its report, which says what must not be used
-PACE = {"profile", "rounds", "runs"}
 
 
 def int8_stage(job: Job, graph: Path) -> tuple[Path | None, AccuracyGateError | None]:
@@ -51,15 +49,16 @@ def int8_stage(job: Job, graph: Path) -> tuple[Path | None, AccuracyGateError | 
     return stage / "model.int8.onnx", None
 
 
-def build_stage(job: Job, graphs: dict[str, Path]) -> Stage:
+def build_stage(job: Job, graphs: dict[str, Path], sizes: dict[str, int]) -> Stage:
     """A bundle for each engine, loaded and run on the host, and tried there on the first picture of the split."""
     config = job.config
     sample = load_dataset(config.data).images(config.split)[0]
+    half = job.on.runtime == "tensorrt" and precision_of(job.on.provider) == "fp16"
 
     def work(out: Path) -> dict[str, Any]:
         for label, graph in graphs.items():
-            precision = "int8" if label == INT8 else "fp32"
-            verbs.build(graph, out / label, imgsz=config.imgsz, on=job.on, precision=precision, sample=sample)
+            precision = "int8" if label == INT8 else "fp16" if half else "fp32"
+            verbs.build(graph, out / label, imgsz=sizes[label], on=job.on, precision=precision, sample=sample)
         return {label: file_sha256(engine_of(out / label)) for label in graphs}
 
     params = {"host": config.host, "target": config.target, "format": FORMAT}
@@ -95,7 +94,7 @@ def profile_stage(job: Job, engines: dict[str, Path]) -> dict[str, Any]:
     ).result
 
 
-def accuracy_stage(job: Job, engines: dict[str, Path], model: Path) -> Stage:
+def accuracy_stage(job: Job, engines: dict[str, Path], sizes: dict[str, int]) -> Stage:
     """mAP of the engines' own outputs, and of the network right after the cut."""
     config = job.config
     subjects = {**engines, "cut": job.cut_model}
@@ -106,7 +105,7 @@ def accuracy_stage(job: Job, engines: dict[str, Path], model: Path) -> Stage:
                 path,
                 job.work,
                 data=config.data,
-                imgsz=config.imgsz,
+                imgsz=sizes.get(label, sizes[PRUNED]),
                 split=config.split,
                 on=job.on,
                 name=label,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from toolchain.device.settings import On
 from toolchain.device.target import load_target
 from toolchain.errors import RunFolderError
 from toolchain.pruning.prune import check_imgsz, check_request
-from toolchain.quantization.recipe import load_recipe
+from toolchain.quantization.recipe import AUTO, load_recipe
 from toolchain.stage import Stage, Stages, read_json, write_json
 from toolchain.yolo.dataset import load_dataset
 
@@ -36,6 +36,10 @@ class Job:
         self.done.append(stage)
         progress.note(f"{'✓ kept ' if stage.reused else '✓ done '} {name:<10} {stage.duration_s:7.1f} s")
         return stage
+
+    def at(self, imgsz: int) -> Job:
+        """The same run at another picture size, where a budget has chosen one."""
+        return replace(self, config=self.config.model_copy(update={"imgsz": imgsz}))
 
     @property
     def cut_model(self) -> Path:
@@ -73,6 +77,8 @@ def start(config: RunConfig, command: str = "") -> Job:
     requests.check_budget(config)
     requests.check_training(config.train, config.seed)
     if config.int8.enabled:
+        requests.check_qat(config.int8.qat, config.seed)
+    if config.int8.enabled and config.int8.recipe not in (None, AUTO):
         load_recipe(config.int8.recipe)
     identity = {"model_sha256": loaded.sha256, "data_sha256": dataset.sha256, "imgsz": config.imgsz}
     marker = config.out / "run.json"

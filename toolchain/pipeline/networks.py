@@ -40,7 +40,7 @@ def cut_and_tune(job: Job) -> tuple[Path, PruningPlan]:
         model = cut / "pruned.pt"
         epochs = config.train.epochs if last else config.prune.step_epochs
         if epochs:
-            model = tune_stage(job, model, epochs, "tune" if last else f"tune-{step}") / "tuned.pt"
+            model = tune_stage(job.at(plan.imgsz), model, epochs, "tune" if last else f"tune-{step}") / "tuned.pt"
     assert whole is not None
     whole.save(config.out / "plan.json")
     return model, whole
@@ -53,12 +53,13 @@ def select_stage(job: Job, model: Path, step: int, share: float, name: str) -> S
     return job.stage(
         name,
         lambda out: verbs.select(
-            model, out, parse_budgets(config.budget), data=config.data, imgsz=config.imgsz, on=job.on, seed=config.seed,
-            section=config.select, align=align, part=part, share_before=share,
+            [model, *config.select.models], out, parse_budgets(config.budget), data=config.data,
+            sizes=[config.imgsz, *config.select.imgsz], on=job.on, seed=config.seed, section=config.select, align=align,
+            part=part, share_before=share, compensate=config.prune.compensate,
         ),
-        inputs={"model": model, "data": job.data_sha256},
-        params={"budget": config.budget, "select": config.select.model_dump(), "seed": config.seed, "align": align,
-                "part": part, "share": share, "on": vars(job.on)},
+        inputs={"model": model, **{f"model-{i}": path for i, path in enumerate(config.select.models)}, "data": job.data_sha256},
+        params={"budget": config.budget, "select": config.select.model_dump(mode="json"), "seed": config.seed, "align": align,
+                "part": part, "share": share, "on": vars(job.on), "compensate": config.prune.compensate},
         outputs=("plan.json", "pruned.pt"),
     )  # fmt: skip
 
@@ -84,9 +85,9 @@ def cut_stage(job: Job, model: Path, ratio: float, least: dict[str, float], name
     request = requests.request_of(section, config.imgsz, align, config.seed, least)
     return job.stage(
         name,
-        lambda out: verbs.prune(model, out, request, data=config.data),
+        lambda out: verbs.prune(model, out, request, data=config.data, compensate=config.prune.compensate),
         inputs={"model": model, "data": job.data_sha256},
-        params={"request": vars(request)},
+        params={"request": vars(request), "compensate": config.prune.compensate},
         outputs=("plan.json", "pruned.pt"),
     )
 
@@ -114,10 +115,11 @@ def tune_stage(job: Job, model: Path, epochs: int, name: str) -> Stage:
 
 def export_stage(job: Job, name: str, model: Path) -> Stage:
     config = job.config
+    section = config.export.for_runtime(config.bench.runtime)
     return job.stage(
         name,
-        lambda out: verbs.export(model, out, data=config.data, imgsz=config.imgsz, export=config.export),
+        lambda out: verbs.export(model, out, data=config.data, imgsz=config.imgsz, export=section),
         inputs={"model": model, "data": job.data_sha256},
-        params=config.export.model_dump(),
+        params=section.model_dump(),
         outputs=("model.onnx",),
     )

@@ -11,6 +11,8 @@ from typing import Any
 from toolchain import progress
 from toolchain.device import deploy as deploying
 from toolchain.device import doctor, fleet
+from toolchain.device.selftest import SelfTest
+from toolchain.device.selftest import selftest as try_device
 from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 
@@ -29,6 +31,9 @@ def deploy(
             done = "in service" if outcome.value.switched else "was in service already"
             agree = f"{outcome.value.tried.detections} detections as at the build"
             progress.note(f"{outcome.host}: {outcome.value.version} {done}, {agree}\n  {outcome.value.folder}/current")
+            if (own := outcome.value.engine) is not None:
+                why = "; ".join(own.why)
+                progress.note(f"  its engine: {f'built there: {why}' if own.built else 'the one of the bundle'}")
 
     outcomes = fleet.run_on(hosts, lambda host: deploying.deploy(bundle, replace(on, host=host), to=to, name=name), done=say)
     results = [one.to_json(one.value.model_dump() if one.value else None) for one in outcomes]
@@ -36,11 +41,20 @@ def deploy(
 
 
 def examine(
-    hosts: Sequence[str], *, target: str | None = None, python: str | None = None
+    hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False
 ) -> tuple[list[dict[str, Any]], Exception | None]:
-    """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`."""
-    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python))
+    """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`.
+
+    Args:
+        install: what is missing, before.
+    """
+    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python, install=install))
     return [one.to_json(one.value.to_json() if one.value else None) for one in outcomes], fleet.failed(outcomes)
+
+
+def selftest(out: Path, *, on: On = HERE) -> SelfTest:
+    """Try on a device what only a real board can show, TensorRT above all; writes `selftest.zip` into `out`."""
+    return try_device(out, on)
 
 
 def rollback(place: str, *, on: On = HERE, to: str = deploying.FOLDER) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,28 @@ from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 from toolchain.stage import write_json
 from toolchain.verbs.accuracy import evaluate
+from toolchain.verbs.runtimes import for_runtime, spread
 
 
 def build(
-    model: Path, out: Path, *, imgsz: int, on: On = HERE, precision: str = "fp32", sample: Path | None = None
-) -> dict[str, Any]:
-    """ONNX -> a bundle whose engine really ran on the host; `sample` is the picture it is tried on there and wherever it goes."""
+    model: Path, out: Path, *, imgsz: int, on: On = HERE, precision: str = "fp32", sample: Path | None = None,
+    keep_plan: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """ONNX -> a bundle whose engine really ran on the host.
+
+    Args:
+        sample: the picture it is tried on there and wherever it goes.
+        keep_plan: TensorRT's plan comes into the bundle; else it stays on the host, and every device builds its own.
+    """
     from toolchain.export.metadata import class_names
 
-    labels = class_names(model)
-    return recover(lambda: build_bundle(model, out, on, labels=labels, imgsz=imgsz, precision=precision, sample=sample), on)
+    asked: dict[str, Any] = {"labels": class_names(model), "imgsz": imgsz, "precision": precision, "sample": sample}
+    asked["keep_plan"] = keep_plan
+    with tempfile.TemporaryDirectory(prefix="edge-engine-") as folder:
+        made = for_runtime(model, on, Path(folder))
+        if made != model:
+            asked["engine"] = made
+        return recover(lambda: build_bundle(model, out, on, **asked), on)
 
 
 def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
@@ -48,7 +61,7 @@ def engine_files(engines: Mapping[str, Path]) -> dict[str, Path]:
 def bench(
     engines: Mapping[str, Path], out: Path, *, on: On = HERE, pace: Pace = PACES["quick"], extras: Extras = LATENCY_ALONE,
     conditions: Conditions = AS_IT_IS, accuracy: bool = False, data: Path | None = None, split: str = "val",
-    imgsz: int | None = None, command: str = "", prepared: Path | None = None,
+    imgsz: int | None = None, command: str = "", prepared: Path | None = None, runtimes: Sequence[str] = (),
 ) -> BenchResult:  # fmt: skip
     """Latency of several engines in turns, and what else is asked for; the first is the baseline. A bundle stands for its engine.
 
@@ -58,17 +71,24 @@ def bench(
         accuracy: of each engine's own outputs on `split` of `data`, on the same device.
         data: whole detections are timed on the split's first picture.
         prepared: where pictures prepared for accuracy are kept; default: in `out`.
+        runtimes: every engine in each of these, as LABEL.RUNTIME; "all": what the device has. None: that of `on`.
     """
-    files = engine_files(engines)
+    several = spread(engine_files(engines), runtimes or [on.runtime], on, out, imgsz=imgsz)
+    files = several.files
     if data is not None and pace.end_to_end and extras.picture.file is None:
         extras = replace(extras, picture=Picture(first_picture(data, split, out)))
     asked: dict[str, Any] = {"extras": extras, "conditions": conditions, "imgsz": imgsz, "command": command}
+    if runtimes:
+        asked["ons"] = several.ons
     result = recover(lambda: bench_engines(files, out, on, pace, **asked), on)
+    if several.left_out:
+        result = replace(result, flags=(*result.flags, *several.left_out))
+        write_json(out / "bench.json", result.to_json())
     if accuracy and data is not None:
         found = {}
         for label, path in files.items():
             asked = {"imgsz": result.engines[label].input_shape[-1], "name": label, "prepared": prepared}
-            found[label] = evaluate(path, out / "accuracy", data=data, split=split, on=on, **asked)
+            found[label] = evaluate(path, out / "accuracy", data=data, split=split, on=several.ons[label], **asked)
         result = with_accuracy(result, found)
         write_json(out / "bench.json", result.to_json())
     keep(result.to_json(), out)

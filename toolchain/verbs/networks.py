@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolchain import requests
+from toolchain import progress, requests
 from toolchain.config import ExportSection, TrainSection
+from toolchain.errors import UsageError
+from toolchain.executor.registry import Scale, make_executor
+from toolchain.executor.task import Task
 from toolchain.pruning.prune import check_imgsz
+from toolchain.stage import Begun, Stage, Stages
 
 PARITY_IMAGES = 4
+HERE = Scale()
 
 
 def finetune(
@@ -30,6 +36,66 @@ def finetune(
     from toolchain.yolo.finetune import finetune as stage
 
     return stage(model, out, data=data, imgsz=imgsz, settings=requests.train_settings(train, seed), teacher=teacher, title=title)
+
+
+def finetune_all(
+    models: Mapping[str, Path],
+    out: Path,
+    *,
+    data: Path,
+    imgsz: int,
+    train: TrainSection,
+    teacher: Path | None = None,
+    seed: int = 0,
+    scale: Scale = HERE,
+) -> dict[str, dict[str, Any]]:
+    """Fine-tune several networks, each a task and a stage folder `out/NAME`: whole or absent, never done twice.
+
+    Args:
+        models: name -> checkpoint.
+        scale: where the trainings run.
+
+    Returns:
+        name -> what `finetune` returns.
+
+    Raises:
+        UsageError: a name that is no name for a folder.
+        TaskError: some failed; the others are done.
+    """
+    from toolchain.yolo.dataset import load_dataset
+
+    bad = [name for name in models if not name or Path(name).name != name or name.startswith(".")]
+    if bad:
+        raise UsageError("not a name for a folder", got=bad, fix="NAME=PATH")
+    requests.check_training(train, seed)
+    executor, stages = make_executor(scale), Stages(out)
+    inputs: dict[str, Path | str] = {"data": load_dataset(data).sha256, **({} if teacher is None else {"teacher": teacher})}
+    params = {"train": train.model_dump(mode="json"), "imgsz": imgsz, "seed": seed}
+    begun = {name: stages.begin(name, inputs={**inputs, "model": model}, params=params) for name, model in models.items()}
+    done = {name: one.result for name, one in begun.items() if isinstance(one, Stage)}
+    left = {name: one for name, one in begun.items() if isinstance(one, Begun)}
+    files = {} if teacher is None else {"teacher": teacher.absolute()}
+    task = Task(
+        "", f"{__name__}:finetune_task", {**params, "teacher": None}, files=files, places={"data": data.absolute()},
+        gpus=int(train.device != "cpu"),
+    )  # fmt: skip
+    tasks = [
+        replace(task, key=name, files={**files, "model": models[name].absolute()}, out=one.folder.absolute())
+        for name, one in left.items()
+    ]
+    with progress.task("Fine-tuning networks", len(models), "networks") as bar:
+        bar.advance(len(done))
+        for finished, result in executor.run(tasks):
+            done[finished.key] = stages.finish(left[finished.key], result, ("tuned.pt",)).result
+            bar.advance(note=finished.key)
+    return {name: done[name] for name in models}
+
+
+def finetune_task(
+    model: Path, data: Path, out: Path, *, imgsz: int, train: dict[str, Any], teacher: Path | None, seed: int
+) -> dict[str, Any]:
+    """Task of `finetune_all`: goes on from what `out` holds."""
+    return finetune(model, out, data=data, imgsz=imgsz, train=TrainSection(**train), teacher=teacher, seed=seed)
 
 
 def export(model: Path, out: Path, *, data: Path | None, imgsz: int, export: ExportSection | None = None) -> dict[str, Any]:
@@ -61,6 +127,7 @@ def export(model: Path, out: Path, *, data: Path | None, imgsz: int, export: Exp
         opset=section.opset,
         dynamic_batch=section.dynamic_batch,
         simplify=section.simplify,
+        short_dfl=bool(section.short_dfl),
     )
 
 

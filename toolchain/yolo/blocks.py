@@ -7,7 +7,7 @@ loads wherever ultralytics is installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from typing import Any
 
@@ -109,6 +109,26 @@ def merge_c2f(block: SplitC2f) -> nn.Module:
     return merged
 
 
+def drop_bottlenecks(block: SplitC2f, gone: Collection[int]) -> None:
+    """Take whole Bottlenecks out, in place.
+
+    With a shortcut the result equals the block whose `gone` Bottlenecks add nothing: what they pass on is their input, so cv2
+    reads that once, by the sum of both blocks of its weights. Without a shortcut their outputs must have been cut before.
+    """
+    for index in sorted(gone, reverse=True):
+        if block.m[index].add:
+            before = [block.cv0, block.cv1, *(bottleneck.cv2 for bottleneck in block.m[:index])]
+            _fold_inputs(block.cv2.conv, sum(part.conv.out_channels for part in before), block.cv1.conv.out_channels)
+        del block.m[index]
+
+
+def _fold_inputs(conv: Any, start: int, width: int) -> None:
+    """Add the weights of inputs `start`…`start + width` to those of the `width` inputs before them, and drop them."""
+    first, second, third, fourth = conv.weight.data.tensor_split([start - width, start, start + width], dim=1)
+    conv.weight = nn.Parameter(torch.cat([first, second + third, fourth], dim=1))
+    conv.in_channels = conv.weight.shape[1]
+
+
 # stock class -> (to the prunable form, back); matched exactly, since subclasses may compute something else
 REWRITES: dict[type[nn.Module], tuple[Callable[[nn.Module], nn.Module], Callable[[SplitC2f], nn.Module]]] = {
     C2f: (split_c2f, merge_c2f),
@@ -186,6 +206,7 @@ def prove_equal(first: nn.Module, second: nn.Module, images: torch.Tensor, what:
 __all__ = [
     "REWRITES",
     "SplitC2f",
+    "drop_bottlenecks",
     "head_outputs",
     "max_difference",
     "not_prunable",

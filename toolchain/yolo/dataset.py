@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Dataset:
             raise DataError(f"the data set has no split {split!r}", got=f"{self.path}{why}", fix=f"there is: {there}")
         return self.splits[split]
 
+    def only(self, indices: Sequence[int]) -> Dataset:
+        """Some of its training pictures alone, as a data set with a hash of its own."""
+        digest = hashlib.sha256(f"{self.sha256} {list(indices)}".encode()).hexdigest()
+        images = self.images("train")
+        return replace(self, splits={"train": [images[i] for i in indices]}, sha256=digest)
+
     def label_path(self, image: Path) -> Path:
         """Where the boxes of a picture are: its path with the last folder `images` read as `labels`, ending in .txt."""
         parts = list(image.parts)
@@ -60,6 +66,13 @@ class Dataset:
                 parts[index] = "labels"
                 break
         return Path(*parts).with_suffix(".txt")
+
+    def with_split(self, name: str, images: Sequence[Path]) -> Dataset:
+        """The same data set with one more split, of pictures it has."""
+        files = sorted(images)
+        listed = "\n".join(os.path.relpath(file, self.root) for file in files)
+        sha256 = hashlib.sha256(f"{self.sha256}\n{name}\n{listed}".encode()).hexdigest()
+        return replace(self, splits={**self.splits, name: files}, sha256=sha256)
 
     def shares_images(self, first: str, second: str) -> bool:
         """Whether any picture is in both splits, so that one says nothing new about the other."""

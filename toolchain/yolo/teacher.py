@@ -20,6 +20,7 @@ from toolchain.errors import TrainingError
 
 Teacher = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 TOLERANCE = 1e-2  # logits; BN folding and another summation order
+SIDE = 64  # pixels of the picture it is traced with; it takes any other
 
 
 class _Raw(nn.Module):
@@ -36,7 +37,8 @@ def make_teacher(network: Any, device: torch.device) -> Teacher:
     """A function (n, 3, s, s) float32 -> {"boxes": (n, 4·reg_max, anchors), "scores": (n, classes, anchors)} logits, no gradient.
 
     Args:
-        network: DetectionModel; copied, not changed.
+        network: DetectionModel, or another with its raw outputs (one that takes one picture size only has it as `imgsz`);
+            copied, not changed.
         device: where the student trains.
 
     Raises:
@@ -45,8 +47,9 @@ def make_teacher(network: Any, device: torch.device) -> Teacher:
     still = deepcopy(network).eval().requires_grad_(False).to(device)
     if device.type != "cpu":
         return _torch_teacher(still)
-    fast, slow = _onnx_teacher(still), _torch_teacher(still)
-    probe = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    side = getattr(network, "imgsz", SIDE)
+    fast, slow = _onnx_teacher(still, side), _torch_teacher(still)
+    probe = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     engine, torch_says = fast(probe), slow(probe)
     gap = float(torch.stack([(engine[key] - torch_says[key]).abs().max() for key in ("boxes", "scores")]).max())  # NaN stays NaN
     if not gap <= TOLERANCE:
@@ -63,7 +66,7 @@ def _torch_teacher(network: Any) -> Teacher:
     return teach
 
 
-def _onnx_teacher(network: Any) -> Teacher:
+def _onnx_teacher(network: Any, side: int) -> Teacher:
     import onnxruntime
 
     free = {0: "n", 2: "h", 3: "w"}
@@ -72,7 +75,7 @@ def _onnx_teacher(network: Any) -> Teacher:
         warnings.simplefilter("ignore")  # the tracer warns of shapes it fixes; the probe above checks the result
         path = Path(folder) / "teacher.onnx"
         torch.onnx.export(
-            _Raw(deepcopy(network).fuse(verbose=False)), (torch.zeros(1, 3, 64, 64),), str(path), input_names=["images"],
+            _Raw(deepcopy(network).fuse(verbose=False)), (torch.zeros(1, 3, side, side),), str(path), input_names=["images"],
             output_names=["boxes", "scores"], dynamic_axes=axes, opset_version=17, dynamo=False,
         )  # fmt: skip
         options = onnxruntime.SessionOptions()

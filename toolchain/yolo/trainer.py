@@ -208,7 +208,7 @@ class PrunedTrainer(DetectionTrainer):  # type: ignore[misc]
 
 def fine_tune(
     network: nn.Module, data: Path, imgsz: int, folder: Path, settings: TrainSettings, *, teacher: nn.Module | None = None,
-    job: Mapping[str, str] | None = None, title: str = "Fine-tuning",
+    job: Mapping[str, str] | None = None, title: str = "Fine-tuning", trainer: type[PrunedTrainer] = PrunedTrainer,
 ) -> Tuned:  # fmt: skip
     """Train `network` in place; goes on from `folder` when it holds an unfinished training of the same job.
 
@@ -220,6 +220,7 @@ def fine_tune(
         settings: hyper-parameters.
         teacher: dense parent for distillation; None or zero weights: plain fine-tuning.
         job: what else the result depends on (hashes of the files); a state of another job is refused, not continued.
+        trainer: the class that trains.
 
     Raises:
         ConfigError: a setting that ultralytics does not know.
@@ -235,15 +236,15 @@ def fine_tune(
     whole = {**asdict(settings), "imgsz": imgsz, **(job or {})}
     state = read_state(folder / STATE, whole)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = PrunedTrainer(network, teacher, settings, folder, overrides, whole)
+    training = trainer(network, teacher, settings, folder, overrides, whole)
     if state is not None and (state["stopped"] or state["epoch"] + 1 >= settings.epochs):
         return _restore(state, network)
     with progress.task(title, settings.epochs, "epochs") as bar:
         if state is not None:
             bar.advance(state["epoch"] + 1)
-        trainer.add_callback("on_fit_epoch_end", _reporter(bar))
-        trainer.train()
-    return trainer.result()
+        training.add_callback("on_fit_epoch_end", _reporter(bar))
+        training.train()
+    return training.result()
 
 
 def check_settings(overrides: Mapping[str, Any]) -> None:
