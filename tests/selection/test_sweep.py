@@ -9,6 +9,7 @@ import pytest
 from tests import tinynet
 from toolchain.device import sweep
 from toolchain.device.settings import On
+from toolchain.device.state_messages import State
 from toolchain.device.sweep import Candidate, Timing
 from toolchain.errors import MeasurementError, RunFolderError
 
@@ -48,6 +49,24 @@ def test_timings_against_another_reference_are_not_mixed_in(tmp_path: Path) -> N
     sweep.sweep(candidates(tmp_path, 1), tinynet.save_detector(tmp_path / "r.onnx"), out, on=ON)
     with pytest.raises(RunFolderError, match="another reference"):
         sweep.sweep(candidates(tmp_path, 1), tinynet.save_detector(tmp_path / "r.onnx", seed=9), out, on=ON)
+
+
+@pytest.mark.parametrize(("free", "processes"), [(None, 3), (10e6, 3), (64e9, 6)])
+def test_as_many_references_as_memory_holds(
+    free: float | None, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[object] = []
+    load, check = sweep._load, sweep.check
+    monkeypatch.setattr(sweep, "_load", lambda agent, *rest: (loads.append(agent), load(agent, *rest))[1])
+
+    def says(message: type, data: object) -> object:
+        found = check(message, data)  # type: ignore[type-var]
+        return found.model_copy(update={"memory_free_bytes": free}) if message is State else found
+
+    monkeypatch.setattr(sweep, "check", says)
+    sweep.sweep(candidates(tmp_path, 1), tinynet.save_detector(tmp_path / "r.onnx"), tmp_path / "t.jsonl", on=ON)
+    assert len(loads) == processes + 2
+    assert len(set(loads)) == processes + 1  # the engine's process is loaded twice
 
 
 def timing(steady: bool) -> Timing:

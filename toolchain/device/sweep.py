@@ -4,9 +4,9 @@ The reference and one engine at a time are loaded, each in a process of its own,
 reference in the same minute, so a machine that drifts between engines does not spoil the set.
 
 One and the same engine is up to 6 % faster in one load than in another: by which pages its memory got, measured on x86. So the
-engine is loaded several times, the reference is loaded in several processes, each engine meets all of those, and the spread
-between loads is the error. One line a timing, written when it is known: a sweep that was stopped goes on with the engines that
-are missing.
+engine is loaded several times, the reference is loaded in several processes, each load of the engine meets other ones of those
+where memory holds so many, and the spread between loads is the error. One line a timing, written when it is known: a sweep that
+was stopped goes on with the engines that are missing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -25,15 +26,17 @@ from toolchain.device.conversion import place
 from toolchain.device.engine_messages import BenchAnswer, Turn
 from toolchain.device.lock import hold
 from toolchain.device.messages import check
-from toolchain.device.remote import connect
+from toolchain.device.probe import PROBE_S
+from toolchain.device.remote import Device, connect
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
+from toolchain.device.state_messages import State
 from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.stage import append_line, file_sha256, read_lines
 
 RUNS = 12  # inferences a turn
 LOADS, MOST_LOADS = 3, 8  # of an engine
-REFERENCES = 3  # processes of the reference
+REFERENCES = 3  # processes of the reference that one load of an engine meets
 ERROR_AIM = 0.008  # standard error of a ratio, relative: well within the ±2 % a budget must be met by
 ERROR_LIMIT = 0.02  # above it a timing is noise
 WARMUP = {"warmup_runs": 8, "warmup_s": 0.2}
@@ -105,15 +108,28 @@ def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, i
 def measure(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
     """One timing an engine, in order; engines are taken and made one by one."""
     with connect(on.host, python=on.python) as device, ExitStack() as stack:
-        bases = [stack.enter_context(device.session())]
-        hold(bases[0], wait_s=on.wait_s)
-        bases += [stack.enter_context(device.session()) for _ in range(1, REFERENCES)]
-        for base in bases:
-            _load(base, reference, on)
+        bases = _references(device, stack, reference, on)
         for one in engines:
             path = one.make()
             with device.session() as agent:
                 yield _compare(one, path, agent, bases, on)
+
+
+def _references(device: Device, stack: ExitStack, reference: Path, on: On) -> list[AgentSession]:
+    """The reference in as many processes as an engine is loaded times three, or in three where memory holds no more.
+
+    What three loads have in common is an error of every timing of the sweep that no repetition shows; nine have less of it.
+    """
+    first = stack.enter_context(device.session())
+    hold(first, wait_s=on.wait_s)
+    rss_mb = _load(first, reference, on).rss_mb
+    free_bytes = check(State, first.request("state", timeout_s=PROBE_S)).memory_free_bytes
+    wanted = REFERENCES * LOADS
+    roomy = rss_mb is not None and free_bytes is not None and free_bytes >= 2 * wanted * rss_mb * 1e6
+    bases = [first, *(stack.enter_context(device.session()) for _ in range(1, wanted if roomy else REFERENCES))]
+    for base in bases[1:]:
+        _load(base, reference, on)
+    return bases
 
 
 def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
@@ -127,14 +143,15 @@ def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[Ag
     other: list[float] = []
     ratios: list[float] = []
     error = float("inf")
+    turns = cycle(bases)
     while len(ratios) < LOADS or (error > ERROR_AIM and len(ratios) < MOST_LOADS):
         _load(agent, path, on)
-        for base in bases:
+        for base in islice(turns, REFERENCES):
             pair = [(agent, mine), (base, other)]
             for session, kept in pair if len(mine) % 2 else pair[::-1]:
                 time.sleep(PAUSE_S)
                 kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
-        ratios.append(median(mine[-len(bases) :]) / median(other[-len(bases) :]))
+        ratios.append(median(mine[-REFERENCES:]) / median(other[-REFERENCES:]))
         error = stdev(ratios) / len(ratios) ** 0.5 / mean(ratios) if len(ratios) > 1 else float("inf")
     steady = error <= ERROR_LIMIT
     return Timing(one.label, one.about, file_sha256(path), mean(ratios), error, steady, mine, other, path.stat().st_size)
