@@ -98,10 +98,10 @@ def test_flags_must_all_be_there() -> None:
 
 def test_the_runtime_is_asked_for_apart() -> None:
     target = load_target("raspberry-pi-5")
-    there = {"version": "1.23.2", "providers": ["CPUExecutionProvider"], "precisions": ["fp32", "int8"]}
-    assert lacks_runtime(target, probe({"runtimes": {"onnxruntime": there}})) is None
-    bare = probe({"runtimes": {"onnxruntime": None}, "unreadable": {"runtimes.onnxruntime": "ImportError: none"}})
-    assert lacks_runtime(target, bare) == "runtime onnxruntime: ImportError: none"
+    there = {"version": "1.0.20261020", "providers": ["cpu"], "precisions": ["fp32"]}
+    assert lacks_runtime(target, probe({"runtimes": {"ncnn": there}})) is None
+    other = probe({"runtimes": {"onnxruntime": there, "ncnn": None}, "unreadable": {"runtimes.ncnn": "ImportError: none"}})
+    assert lacks_runtime(target, other) == "runtime ncnn: ImportError: none"
 
 
 @pytest.mark.parametrize(

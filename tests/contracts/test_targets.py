@@ -40,6 +40,19 @@ def test_target(name: str) -> None:
     assert target.verified_on_hardware == (name == "host-cpu"), "claim it only with a run of this project behind it"
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_default_runtime_rests_on_a_figure_or_says_that_there_is_none(name: str) -> None:
+    target = load_target(name)
+    driven = [figure for figure in target.published if figure.runtime in runtimes.names()]
+    kinds = {(figure.network, figure.precision) for figure in driven}
+    compared = [found for kind in kinds if len(found := [f for f in driven if (f.network, f.precision) == kind]) > 1]
+    for figures in compared:
+        assert min(figures, key=lambda figure: figure.latency_ms).runtime == target.default_runtime, figures
+    said = target.source_of("default_runtime")
+    assert said is not None
+    assert said.startswith("published" if compared else "unmeasured there")
+
+
 def sources_of(value: Any) -> list[str]:
     """Every source in a target, those inside its lists of tables too."""
     if isinstance(value, dict):
@@ -195,7 +208,9 @@ def test_unknown_target_suggests_the_nearest() -> None:
         ('compatible = ["raspberrypi,5-model-b"]\nsoc = "brcm,bcm2712"', "mem_gib = [1, 8]", ["match", "names nothing"]),
         ('soc = "brcm,bcm2712"', 'soc = "brcm,bcm2712"\nmem_gib = [16, 1]', ["match", "lowest, highest"]),
         ('\n[sources]', '\n[sources]\n"mode.pinn" = "nobody"', ["names what the file does not set", "did you mean mode.pin?"]),
-        ('default_runtime = "onnxruntime"', 'default_runtime = "tensorrt"', ["tensorrt", "not among runtimes"]),
+        ('default_runtime = "ncnn"', 'default_runtime = "tensorrt"', ["tensorrt", "not among runtimes"]),
+        ('[[published]]\nruntime = "ncnn"', '[[published]]\nruntime = "mnn"', ["published names mnn", "not among runtimes"]),
+        ("latency_ms = 94.3", "latency_ms = 0.0", ["published.0.latency_ms", "greater than 0"]),
         ("precisions = [", 'precisions = ["fp9", ', ["precisions.0", "fp9", "fp16"]),
         ("\narch = \"64-bit", "\narhc = \"64-bit", ["sources", "lacks arch"]),
         ("verified_on_hardware = false", "verified_on_hardware = 0", ["verified_on_hardware", "boolean"]),

@@ -82,8 +82,8 @@ def test_held_clocks_make_it_fit(board: Callable[[str], Path]) -> None:
     (root / "sys/class/devfreq/17000000.gpu/min_freq").write_text("624750000\n")
     exam = examine(target="jetson-orin-nano-8gb")
     assert (exam.named, exam.mismatches, exam.fit) == (True, [], True)
-    assert shown(exam.findings) == ["note in power mode 15W"]
-    assert exam.findings[0].command == "sudo nvpmodel -m 2"
+    assert shown(exam.findings) == ["warning the target's default runtime is missing", "note in power mode 15W"]
+    assert exam.findings[1].command == "sudo nvpmodel -m 2"
     assert "held at 1510.4 MHz" in page(exam)
     assert "fit: a measurement can be trusted" in page(exam)
 
@@ -244,7 +244,7 @@ HEALED = {"asked": "25W", "who": "ann", "since_unix": 0.0}
     [
         ({"mismatches": ["architecture: x86_64, not aarch64"]}, "unfit not a intel-n100"),
         ({"target": None}, "warning no target describes this device"),
-        ({"no_runtime": "runtime tensorrt: not there"}, "unfit the runtime is missing"),
+        ({"no_runtime": "runtime tensorrt: not there"}, "warning the target's default runtime is missing"),
         ({"probe": {"runtimes": {"onnxruntime": None}}}, "unfit the runtime is missing"),
         ({"probe": {"numpy": None}}, "unfit numpy is missing"),
         ({"probe": {"virtual": "QEMU"}}, "warning a virtual machine (QEMU)"),

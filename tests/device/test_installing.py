@@ -237,7 +237,20 @@ def test_missing(change: dict[str, Any], names: list[str]) -> None:
     target = load_target("intel-n100")
     assert installing.missing(target, probe) == installing.missing(None, probe) == names
     other = target.model_copy(update={"default_runtime": "tensorrt"})  # pip has none that fits the board's system
-    assert installing.missing(other, probe) == (["numpy"] if probe.numpy is None else [])
+    assert installing.missing(other, probe) == names
+
+
+INFO = PROBE["runtimes"]["onnxruntime"]
+
+
+@pytest.mark.parametrize("there", [{}, {"onnxruntime": None}, {"onnxruntime": None, "ncnn": INFO}, {"ncnn": None}])
+def test_the_default_runtime_comes_beside_the_usual_one(there: dict[str, Any]) -> None:
+    """Commands run ONNX Runtime where nobody says otherwise, so that one is wanted on every board."""
+    runtimes = {"onnxruntime": INFO, **there}
+    probe = check(Probe, {**PROBE, "state": state().model_dump(), "runtimes": runtimes})
+    assert installing.missing(load_target("raspberry-pi-5"), probe) == ["numpy", "onnxruntime", "ncnn"]
+    everything = check(Probe, {**PROBE, "state": state().model_dump(), "runtimes": dict.fromkeys(("onnxruntime", "ncnn"), INFO)})
+    assert installing.missing(load_target("raspberry-pi-5"), everything) == []
 
 
 @pytest.mark.parametrize(("version", "renewed"), [("9.0.1", True), ("20.3.4", False)])

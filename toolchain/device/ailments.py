@@ -63,12 +63,15 @@ def _device(exam: Examination) -> Iterator[Finding]:
     if exam.target is None:
         why = "its sensors, rails and pins are then not known; describe it in a TOML file, see docs/targets.md"
         yield Finding("warning", "no target describes this device", why, "toolchain targets")
-    runtime = exam.no_runtime or (None if any(exam.probe.runtimes.values()) else "no runtime of any kind")
-    install = f"toolchain doctor {exam.host} --install"
-    if runtime:
-        name = runtime.partition(":")[0].removeprefix("runtime ")
-        yield Finding("unfit", "the runtime is missing", runtime, INSTALL.get(name, install))
-    elif exam.probe.numpy is None:
+    install, some = f"toolchain doctor {exam.host} --install", any(exam.probe.runtimes.values())
+    if exam.no_runtime or not some:
+        why = exam.no_runtime or "no runtime of any kind"
+        command = INSTALL.get(why.partition(":")[0].removeprefix("runtime "), install)
+        if some:  # what is timed in another is no worse for it
+            yield Finding("warning", "the target's default runtime is missing", why, command)
+        else:
+            yield Finding("unfit", "the runtime is missing", why, command)
+    if some and exam.probe.numpy is None:
         yield Finding("unfit", "numpy is missing", exam.probe.unreadable.get("numpy", ""), install)
     if exam.busy:
         yield Finding("unfit", "somebody else measures here", f"{exam.busy}; wait for it, or ask them")

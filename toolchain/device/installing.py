@@ -9,7 +9,8 @@ from toolchain.device.state_messages import Probe
 from toolchain.device.target import Target
 
 SILENCE_S = 180.0  # without a line and without a byte more on the device's disk
-BY_PIP = ("onnxruntime",)  # other runtimes come with the board's own system
+USUAL = "onnxruntime"  # what commands run where no --runtime is given
+BY_PIP = (USUAL, "ncnn", "openvino")  # other runtimes come with the board's own system
 
 
 class Line(Message):
@@ -25,12 +26,13 @@ class Installed(Message):
 
 
 def missing(target: Target | None, probe: Probe) -> list[str]:
-    """Names of the packages to install; none where numpy and the target's default runtime are there or do not come by pip."""
-    runtime = target.default_runtime if target else BY_PIP[0]
-    lacks = runtime in BY_PIP and not probe.runtimes.get(runtime)
-    if probe.numpy is not None and not lacks:
+    """Names of the packages to install: numpy, the usual runtime and, where pip has it, the target's default one; none where they
+    are there.
+    """
+    wanted = [name for name in dict.fromkeys((USUAL, target.default_runtime if target else USUAL)) if name in BY_PIP]
+    if probe.numpy is not None and all(probe.runtimes.get(name) for name in wanted):
         return []
-    return ["numpy", *([runtime] if runtime in BY_PIP else [])]
+    return ["numpy", *wanted]
 
 
 def install(session: AgentSession, packages: list[str]) -> str:

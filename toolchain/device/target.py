@@ -10,7 +10,19 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, computed_field, field_validator, model_validator
 
 from toolchain.device.target_errors import explain, nearest
-from toolchain.device.target_parts import Clocks, MatchRule, Mode, Name, Part, Sensors, Stack, WordList, Words
+from toolchain.device.target_parts import (
+    Clocks,
+    MatchRule,
+    Mode,
+    Name,
+    Part,
+    Precision,
+    Published,
+    Sensors,
+    Stack,
+    WordList,
+    Words,
+)
 from toolchain.device.target_power import Power
 from toolchain.errors import ConfigError, UnknownNameError
 from toolchain.resources import data_dir
@@ -20,7 +32,6 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 UNSOURCED = ("name", "title", "verified_on_hardware", "sources")
 
 
@@ -31,12 +42,13 @@ class Target(Part):
         verified_on_hardware: whether this project has run on it.
         arch: `uname -m` of the machines it stands for.
         runtimes: those that run networks there; the toolchain may not drive each of them yet.
-        default_runtime: of those, the one the toolchain takes.
+        default_runtime: of those, the one to take. Its source says what that rests on, or begins with "unmeasured there".
         precisions: those that can pay there.
         alignment: precision -> channels of every convolution, in and out, should be a multiple of it.
         accelerators: beside the processor, as "gpu", "npu", "dla:0".
         input_layout: of the engine's input.
         notes: what else one must know, such as what INT8 needs there.
+        published: latencies that the default runtime rests on.
         match: how it is recognised; None where it is only named by hand. As mode, sensors and clocks: None where not described.
         stack: releases of its software, oldest first.
         sources: dotted key, or the table that holds it -> where the value comes from. A source that begins with
@@ -54,6 +66,7 @@ class Target(Part):
     accelerators: WordList
     input_layout: Literal["NCHW", "NHWC"]
     notes: WordList
+    published: list[Published] = Field(default_factory=list)
     match: MatchRule | None = None
     stack: list[Stack] = Field(default_factory=list)
     power: Power
@@ -85,6 +98,8 @@ class Target(Part):
     def _consistent(self) -> Target:
         if self.default_runtime not in self.runtimes:
             raise ValueError(f"default_runtime {self.default_runtime!r} is not among runtimes")
+        if strangers := sorted({figure.runtime for figure in self.published} - set(self.runtimes)):
+            raise ValueError(f"published names {', '.join(strangers)}, which is not among runtimes")
         if set(self.alignment) != set(self.precisions):
             raise ValueError("alignment must have the keys that precisions lists")
         written = [key for key, _ in _leaves(self.model_dump(exclude_unset=True)) if key.split(".")[0] not in UNSOURCED]

@@ -13,6 +13,7 @@ WordList = Annotated[list[Words], Field(default_factory=list)]
 L4t = Annotated[str, Field(pattern=r"^\d+(\.\d+){1,2}$")]
 Megahertz = Annotated[float, Field(gt=0)]
 Unit = Literal["cpu", "cpu-little", "gpu", "memory", "npu", "dla"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 
 
 class Part(BaseModel):
@@ -48,6 +49,21 @@ class MatchRule(Part):
         if self.mem_gib and self.mem_gib[0] > self.mem_gib[1]:
             raise ValueError("mem_gib is lowest, highest")
         return self
+
+
+class Published(Part):
+    """A latency that somebody else measured there at batch 1.
+
+    Attributes:
+        network: with the side of its picture, such as "YOLOv8n, 640 px". Figures of one network and precision are compared.
+        source: who, and what was timed.
+    """
+
+    runtime: Name
+    network: Words
+    precision: Precision
+    latency_ms: Annotated[float, Field(gt=0)]
+    source: Words
 
 
 class Stack(Part):

@@ -56,7 +56,7 @@ def target_page(target: Mapping[str, Any]) -> Table:
     table.add_column("key", no_wrap=True)
     table.add_column("value", overflow="fold", ratio=1)
     table.add_column("source", overflow="fold", ratio=1)
-    for block in (_plain(target), _stacks(target), _power(target), _throttle(target), _clock_files(target)):
+    for block in (_plain(target), _published(target), _stacks(target), _power(target), _throttle(target), _clock_files(target)):
         above = ""
         for key, value, source in block:
             said = "as above" if source == above else source
@@ -100,6 +100,12 @@ def _shown(value: Any) -> str:
         long = any(isinstance(item, str) and " " in item for item in value)
         return ("\n" if long else ", ").join(str(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _published(target: Mapping[str, Any]) -> Iterator[Row]:
+    for figure in target["published"]:
+        what = f"{figure['network']}, {figure['precision']}"
+        yield "published", f"{figure['runtime']}: {figure['latency_ms']:g} ms ({what})", figure["source"]
 
 
 def _stacks(target: Mapping[str, Any]) -> Iterator[Row]:
