@@ -229,13 +229,19 @@ def bench_request(
     }
 
 
-def energy_request(profile: str, meter: str | None, meter_scope: Any, repeats: int) -> EnergyRequest:
+def energy_request(
+    profile: str, meter: str | None, meter_scope: Any, repeats: int, meter_error_percent: float | None = None,
+    meter_error_w: float | None = None,
+) -> EnergyRequest:  # fmt: skip
     """Flags -> how energy is measured: as long as a report is, or in the shorter phases of a search."""
     from toolchain.device.energy_request import EnergyRequest
 
     if meter_scope not in ("ac_wall", "dc_input"):
         raise UsageError("not what an external meter can see", got=meter_scope, fix="ac_wall or dc_input")
-    return EnergyRequest("report" if profile == "report" else "search", meter, meter_scope, repeats)
+    return EnergyRequest(
+        "report" if profile == "report" else "search", meter, meter_scope, repeats, meter_error_percent=meter_error_percent,
+        meter_error_w=meter_error_w,
+    )  # fmt: skip
 
 
 def check_usable(bench: Mapping[str, Any]) -> None:

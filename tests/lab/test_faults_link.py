@@ -148,6 +148,7 @@ def test_link_of_64_kbit(lab_net: NetDevice, told: Told, tmp_path: Path, monkeyp
     with connect("dev") as device, device.session() as session:
         session.put(tmp_path / "data.bin", timeout_s=10.0)
         assert session.request("state", timeout_s=20.0)["boot_id"]
+    assert measure(tmp_path, rounds=2).sessions == 1
     assert told.notes == []
 
 

@@ -76,6 +76,7 @@ class Chosen:
             "kind": self.source.kind, "paths": self.reader.paths, "unit": self.reader.unit, "settings": self.reader.settings,
             "refresh_s": self.refresh_s, "interval_s": self.interval_s, "lag_s": self.lag_s, "quantum": self.reader.quantum,
             "wrap_j": self.reader.wrap_j, "roles": dict(self.source.rails), "source": self.source.source,
+            "error_percent": self.source.error_percent, "error_w": self.source.error_w,
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
