@@ -144,3 +144,22 @@ def test_importing_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
     """`import toolchain` is for anybody."""
     code = f"import sys, toolchain; print('heavy:', *sorted(set({HEAVY!r}) & set(sys.modules)))"
     assert run(sys.executable, "-c", code, cwd=tmp_path).strip() == "heavy:"
+
+
+def test_verbs_that_talk_to_a_device_do_not_wait_for_torch(tmp_path: Path) -> None:
+    """A rollback must not begin with seconds of imports."""
+    code = (
+        "import sys\n"
+        "from toolchain import requests, verbs\n"
+        "verbs.bench, verbs.bench_fleet, verbs.build, verbs.deploy, verbs.rollback, verbs.examine, verbs.selftest\n"
+        "print('heavy:', *sorted({'torch', 'ultralytics', 'onnxruntime', 'scipy'} & set(sys.modules)))"
+    )
+    assert run(sys.executable, "-c", code, cwd=tmp_path).strip() == "heavy:"
+
+
+def test_every_verb_is_there() -> None:
+    """They are loaded by name when first used: a name that is not there would be found by a user only."""
+    from toolchain import verbs
+
+    assert sorted(verbs._MODULES) == sorted(verbs.__all__)
+    assert all(getattr(verbs, name) for name in verbs.__all__)

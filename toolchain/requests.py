@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from toolchain.config import PruneSection, QatSection, RunConfig, SelectSection, TrainSection, read_toml
 from toolchain.errors import ConfigError, MeasurementError, RunFolderError, UsageError
 from toolchain.measurement.stats import MIN_ROUNDS
-from toolchain.pruning.prune import PruneRequest
 from toolchain.selection.budget import parse_budgets
 from toolchain.stage import read_json
 
 if TYPE_CHECKING:
     from toolchain.device.energy_request import EnergyRequest
+    from toolchain.pruning.prune import PruneRequest
 
 
 def train_settings(section: TrainSection, seed: int) -> Any:
@@ -56,6 +56,8 @@ def request_of(
     section: PruneSection, imgsz: int, align: int, seed: int, keep_at_least: Mapping[str, float] | None = None
 ) -> PruneRequest:
     """Config section -> what to cut."""
+    from toolchain.pruning.prune import PruneRequest
+
     if section.layers and section.strategy != "per-layer":
         raise ConfigError(
             "ratios of single layers need the per-layer strategy", got=section.strategy, fix='strategy = "per-layer"'
@@ -77,6 +79,7 @@ def prune_request(
     *, imgsz: int, guard: Path | None = None, guard_drop: float = 0.02, layers: Mapping[str, float] | None = None, **values: Any
 ) -> PruneRequest:
     """Flags -> what to cut; `guard` is the sensitivity.json whose sensitive groups keep more."""
+    from toolchain.pruning.prune import PruneRequest
     from toolchain.pruning.sensitivity import Row
     from toolchain.pruning.sensitivity import guard as least_shares
 
@@ -226,13 +229,19 @@ def bench_request(
     }
 
 
-def energy_request(profile: str, meter: str | None, meter_scope: Any, repeats: int) -> EnergyRequest:
+def energy_request(
+    profile: str, meter: str | None, meter_scope: Any, repeats: int, meter_error_percent: float | None = None,
+    meter_error_w: float | None = None,
+) -> EnergyRequest:  # fmt: skip
     """Flags -> how energy is measured: as long as a report is, or in the shorter phases of a search."""
     from toolchain.device.energy_request import EnergyRequest
 
     if meter_scope not in ("ac_wall", "dc_input"):
         raise UsageError("not what an external meter can see", got=meter_scope, fix="ac_wall or dc_input")
-    return EnergyRequest("report" if profile == "report" else "search", meter, meter_scope, repeats)
+    return EnergyRequest(
+        "report" if profile == "report" else "search", meter, meter_scope, repeats, meter_error_percent=meter_error_percent,
+        meter_error_w=meter_error_w,
+    )  # fmt: skip
 
 
 def check_usable(bench: Mapping[str, Any]) -> None:

@@ -292,6 +292,18 @@ def test_nvml_that_is_not_there_or_does_not_count(monkeypatch: Any) -> None:
     assert "NVIDIA driver" in refused(Path("/"), source("nvml_energy", {"gpu": "total"})).fix
 
 
+def test_nvml_of_an_old_driver_or_a_stub(monkeypatch: Any) -> None:
+    """ctypes says so by an AttributeError, which must not end the agent."""
+
+    class Old:
+        def nvmlInit_v2(self) -> int:  # noqa: N802
+            return 0
+
+    monkeypatch.setattr(source_nvml_energy, "load", Old)
+    error = refused(Path("/"), source("nvml_energy", {"gpu": "total"}))
+    assert (error.reason, "nvmlDeviceGetTotalEnergyConsumption" in error.detail) == ("no_sensor", True)
+
+
 def held(u: float, *, seconds: float = 5.2, hz: float = 100.0, keep: float = 1.0, seed: int = 0) -> tuple[list[float], list[Any]]:
     """Readings of a sensor of refresh u whose value changes at a share `keep` of its updates."""
     import random

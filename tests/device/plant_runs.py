@@ -47,7 +47,7 @@ def short(idle_s: float = 1.5, lead_in_s: float = 0.5, window_s: float = 3.0, up
 
 
 def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request: EnergyRequest, target: Target,
-        on_phase: Any = None, host: str = "local") -> dict[str, EnergyResult]:  # fmt: skip
+        on_phase: Any = None, host: str = "local", python: str = sys.executable) -> dict[str, EnergyResult]:  # fmt: skip
     """Measure a board of the plant, whose load follows the phases."""
 
     def follow(phase: str) -> None:
@@ -56,7 +56,7 @@ def run(plant: Plant, name: str, engines: dict[str, Path], out: Path, *, request
             on_phase(phase)
 
     places = {"root": str(plant.boards[name].root), "cache": str(plant.folder / "cache")}
-    with connect(host, python=sys.executable, **places) as device:
+    with connect(host, python=python, **places) as device:
         return measure(device, engines, out, request, target=target, fields=dict.fromkeys(engines, FIELDS), on_phase=follow)
 
 

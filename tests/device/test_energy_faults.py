@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from tests import tinynet
 from tests.device.plant_runs import compare, run, short, target_for
+from tests.lab.clock import YEAR_S, python_with_clock
 from tests.lab.plant import Board, Plant, start_plant
 from tests.lab.sense import Counter, Ina3221
 from tests.lab.waveform import Segment, Waveform
@@ -26,12 +28,13 @@ THROTTLE = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
 
 @dataclass(frozen=True)
 class Scene:
-    """A board, and what happens to it a while after a phase has begun."""
+    """A board, what happens to it a while after a phase has begun, and how far its clock is ahead, set again and again."""
 
     board: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, str] | None = None
     during: str = "window"
     change: Callable[[Plant, str], None] | None = None
+    ahead_s: tuple[float, ...] = ()
 
 
 def fault(name: str) -> Callable[[Plant, str], None]:
@@ -62,6 +65,7 @@ SCENES = {
     "interval": Scene(change=lambda plant, board: plant.change(board, sensor=Ina3221(U / 2))),
     "idle": Scene(change=lambda plant, board: plant.change(board, idle_step=(time.monotonic(), 0.3))),
     "throttled": Scene(change=throttle),
+    "clock": Scene(ahead_s=(0.0, YEAR_S, -YEAR_S)),
 }
 
 
@@ -87,7 +91,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EnergyRe
                     scene.change(plant, name)
 
             target = target_for(boards[name], scene.roles)
-            result = run(plant, name, {"one": engine}, folder / f"out-{name}", request=REQUEST, target=target, on_phase=follow)
+            python = python_with_clock(folder / f"clock-{name}", *scene.ahead_s) if scene.ahead_s else sys.executable
+            result = run(plant, name, {"one": engine}, folder / f"out-{name}", request=REQUEST, target=target, on_phase=follow,
+                         python=python)  # fmt: skip
             return result["one"], plant.truth(name)
 
         with ThreadPoolExecutor(len(SCENES)) as pool:
@@ -97,7 +103,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EnergyRe
 Played = dict[str, tuple[EnergyResult, Board]]
 
 
-@pytest.mark.parametrize("name", ["hwmon", "summed", "iio", "pmic", "rapl"])
+@pytest.mark.parametrize("name", ["hwmon", "summed", "iio", "pmic", "rapl", "clock"])
 def test_every_kind_of_sensor_gives_the_true_energy(played: Played, name: str) -> None:
     result, board = played[name]
     (window,) = result.windows

@@ -1,7 +1,11 @@
-"""Energy by external meters, all at once: a plug, one that falls silent in mid-window, a log by a clock of its own."""
+"""Energy by external meters, all at once: a plug, one that falls silent in mid-window, a log by a clock of its own.
+
+The boards' wall clocks are of no use: the plug's is set by a year again and again, that beside the log does not know the year.
+"""
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 
 from tests import tinynet
 from tests.device.plant_runs import run, short, target_for
+from tests.lab.clock import YEAR_S, python_with_clock
 from tests.lab.meter import logged, plugged
 from tests.lab.plant import Board, start_plant
 from tests.lab.sense import Ina3221
@@ -44,11 +49,17 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Metered:
             "silent": {"meter": f"{failing.url}#apower"},
             "log": {"meter": f"csv:{log}", "meter_scope": "dc_input"},
         }
+        pythons = {
+            "plug": python_with_clock(folder / "set-clock", 0.0, YEAR_S, -YEAR_S),
+            "silent": sys.executable,
+            "log": python_with_clock(folder / "lost-clock", -50 * YEAR_S),
+        }
 
         def one(name: str) -> tuple[EnergyResult, Board]:
             request = EnergyRequest(repeats=1, rate_hz=20.0, phases=phases, **meters[name])
             target, on_phase = target_for(boards[name]), silence if name == "silent" else None
-            result = run(plant, name, {"one": engine}, folder / f"out-{name}", request=request, target=target, on_phase=on_phase)
+            out, python = folder / f"out-{name}", pythons[name]
+            result = run(plant, name, {"one": engine}, out, request=request, target=target, on_phase=on_phase, python=python)
             return result["one"], plant.truth(name)
 
         with ThreadPoolExecutor(len(names)) as pool:

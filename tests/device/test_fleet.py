@@ -232,7 +232,9 @@ def test_a_dead_board_costs_only_its_own_result(
 
 
 def test_several_hosts_are_examined(dev: Sshd) -> None:
-    found, error = verbs.examine(["dev", "nobody.invalid"], python=sys.executable)
+    came: list[str] = []
+    found, error = verbs.examine(["dev", "nobody.invalid"], python=sys.executable, found=lambda exam: came.append(exam["host"]))
+    assert came == ["dev"]
     assert "no such host name" in str(error)
     assert found[0]["result"]["probe"]["arch"]
     assert found[1]["result"] is None

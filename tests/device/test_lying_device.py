@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,14 +18,21 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tests import tinynet
+from tests.device.plant_runs import FIELDS, short, target_for
+from tests.lab.plant import Board, start_plant
 from tests.lab.product import SHORT
+from tests.lab.sense import Ina3221
+from tests.lab.waveform import constant
 from toolchain.device import bench as bench_module
+from toolchain.device import doctor, energy
 from toolchain.device import infer as infer_module
 from toolchain.device import profile as profile_module
 from toolchain.device.bench import Extras, bench
 from toolchain.device.channel import Ended
+from toolchain.device.energy_request import EnergyRequest
 from toolchain.device.infer import infer
 from toolchain.device.messages import MARKER
 from toolchain.device.profile import profile
@@ -33,6 +41,7 @@ from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
 from toolchain.errors import ToolchainError
 from toolchain.predictions import Predictions
+from toolchain.report.doctor_page import doctor_page
 
 ON = On(threads=1)
 Said = list[Any]  # messages and raw bytes of one session, in order
@@ -96,7 +105,7 @@ class Replayed:
 
 
 def text(message: Any) -> bytes:
-    return message.encode() if isinstance(message, str) else json.dumps(message).encode()
+    return message.encode("utf-8", "surrogatepass") if isinstance(message, str) else json.dumps(message).encode()
 
 
 class ReplayedDevice:
@@ -253,6 +262,57 @@ def test_profile(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(profile_module, "connect", lambda *_, **__: ReplayedDevice(lying))
         with only_own_errors():
             assert all(0 <= node.min_ms <= node.mean_ms < float("inf") for node in run())
+
+    lied_to()
+
+
+def test_examination(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = record(monkeypatch, doctor.examine)
+
+    @settings(few, max_examples=60)
+    @given(st.data())
+    def lied_to(data: st.DataObject) -> None:
+        lying = change(data, said)
+        monkeypatch.setattr(doctor, "connect", lambda *_, **__: ReplayedDevice(lying))
+        console = Console(file=io.StringIO(), width=80)
+        with only_own_errors():
+            exam = doctor.examine().to_json()
+            json.dumps(exam, allow_nan=False)
+            console.print(doctor_page(exam))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert all(c.isprintable() or c == "\n" for c in shown), repr(shown)
+
+    lied_to()
+
+
+def test_energy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board, number = Board(place.parent / "board", constant(6.0), sensor=Ina3221(0.1), rails={"VDD_IN": 1.0}), [0]
+    request = EnergyRequest(repeats=1, rate_hz=20.0, phases=short(idle_s=0.6, lead_in_s=0.2, window_s=0.6, updates=3))
+    target, engine = target_for(board), place.parent / "engine.onnx"
+
+    def measured_on(device: Any) -> Any:
+        number[0] += 1
+        fields = {"one": {**FIELDS, "imgsz": 32}}
+        return energy.measure(
+            device, {"one": engine}, place / str(number[0]), request, target=target, fields=fields, imgsz=32
+        )["one"]  # fmt: skip
+
+    def measure() -> None:
+        with start_plant(place.parent / "plant", {"b": board}), connect("local", root=str(board.root)) as device:
+            measured_on(device)
+
+    said = record(monkeypatch, measure)
+    around = sorted(path.name for path in place.parent.iterdir())
+    measured_on(ReplayedDevice(said))  # the replay itself works
+
+    @settings(few, max_examples=60)
+    @given(st.data())
+    def lied_to(data: st.DataObject) -> None:
+        with only_own_errors():
+            result = measured_on(ReplayedDevice(change(data, said)))
+            json.dumps(result.to_json(), allow_nan=False)
+            assert result.valid == (result.energy_total_mj is not None)
+        assert sorted(path.name for path in place.parent.iterdir()) == around
 
     lied_to()
 

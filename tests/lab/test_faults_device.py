@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import tinynet
 from tests.lab.box import Box
+from tests.lab.clock import YEAR_S, python_with_clock
 from tests.lab.fake import boards
 from tests.lab.faults import DEV, Rounds, Told, hasten, listen, measure, measured, nothing_lost, nothing_runs, struck, whole
 from tests.lab.sshd import Sshd, script, start_sshd
@@ -25,11 +26,6 @@ from toolchain.device.infer import infer
 from toolchain.device.recover import recover
 from toolchain.predictions import Predictions
 
-JUMPING = """
-import itertools, time
-real, jump = time.time, itertools.cycle([0.0, JUMP_S])
-time.time = lambda: real() + next(jump)
-"""
 SHOUT = "ForceCommand echo Welcome; echo '{\"id\": 1}'; printf '\\036edge last login: '; eval \"$SSH_ORIGINAL_COMMAND\""
 HERE = replace(DEV, python=sys.executable)
 
@@ -134,12 +130,10 @@ def test_corrupted_upload(lab_ssh: Sshd, told: Told, tmp_path: Path, monkeypatch
     assert infer(engine, images, tmp_path / "out.npz", HERE).images == 3
 
 
-@pytest.mark.parametrize("jump_s", [86400.0 * 365, -86400.0 * 365])
+@pytest.mark.parametrize("jump_s", [YEAR_S, -YEAR_S])
 def test_clock_that_jumps(lab_ssh: Sshd, told: Told, tmp_path: Path, jump_s: float) -> None:
     """The board's clock is set, by a year, again and again: nothing is timed by it, no file is thrown away or kept for ever."""
-    (tmp_path / "shim").mkdir()
-    (tmp_path / "shim" / "sitecustomize.py").write_text(JUMPING.replace("JUMP_S", repr(jump_s)))
-    python = script(tmp_path / "python", f'PYTHONPATH={tmp_path}/shim exec {{python}} "$@"')
+    python = python_with_clock(tmp_path / "shim", 0.0, jump_s)
     result = measure(tmp_path, replace(DEV, python=python), rounds=6)
     assert (result.rounds, result.sessions) == (6, 1)
     for rounds in measured(tmp_path).values():

@@ -26,14 +26,18 @@ from tests.lab.faults import (
     whole,
 )
 from tests.lab.network import NetDevice
+from tests.lab.product import SHORT
 from tests.lab.sshd import Sshd
 from toolchain import errors
 from toolchain.device import bundle, login
+from toolchain.device.bench import Extras, bench
+from toolchain.device.energy_request import EnergyRequest, Phases
 from toolchain.device.infer import infer
 from toolchain.device.recover import recover
 from toolchain.device.remote import connect
 from toolchain.predictions import Predictions, candidates
 
+METER = "sh -c 'while :; do echo 5; sleep 0.1; done'"
 SILENT = "nothing was heard for 3 s: the device is frozen, switched off, or its network is cut"
 
 
@@ -63,6 +67,37 @@ def test_bench_goes_on(lab_net: NetDevice, told: Told, tmp_path: Path, fault: st
     assert (result.rounds, result.sessions) == (12, 2)
     assert nothing_lost(kept, tmp_path)
     assert nothing_runs(lab_net), "what the old link left behind is ended"
+
+
+@pytest.mark.parametrize("fault", ["silent black hole", "cable pulled", "frozen board"])
+def test_energy_goes_on(lab_net: NetDevice, told: Told, tmp_path: Path, fault: str) -> None:
+    """In the middle of the second window: the first is kept as it is, only the second is measured again."""
+    strike, heal = {
+        "silent black hole": (lab_net.hole, lab_net.fill),
+        "cable pulled": (lab_net.cut, lab_net.heal),
+        "frozen board": (lab_net.freeze, lab_net.thaw),
+    }[fault]
+    phases = Phases(idle_s=0.5, lead_in_s=0.3, window_s=1.5, updates=1, run_on_s=0.2)
+    request = EnergyRequest(repeats=3, rate_hz=20.0, meter=f"command:{METER}", phases=phases)
+    engines, window = {"one": tinynet.save_detector(tmp_path / "one.onnx")}, tmp_path / "bench/energy/one"
+    kept: dict[str, bytes] = {}
+
+    def strike_now() -> None:
+        kept.update({str(path): path.read_bytes() for path in (window / "0").iterdir()})
+        kept.update({str(path): path.read_bytes() for path in (tmp_path / "bench/samples").iterdir()})
+        strike()
+
+    with struck(lambda: told.notes.count("  energy on dev: window") == 2, strike_now, heal, 4.5):
+        result = recover(
+            lambda: bench(engines, tmp_path / "bench", DEV, SHORT, extras=Extras(aa_control=False, energy=request)), DEV
+        )
+    assert SILENT in told.text()
+    assert "  dev is back: going on" in told.notes
+    assert told.notes.count("  energy on dev: window") == 4
+    assert len(result.engines["one"].energy["windows"]) == 3
+    assert len(kept) == 4
+    assert all(Path(path).read_bytes() == data for path, data in kept.items())
+    assert nothing_runs(lab_net)
 
 
 def test_link_reset_during_bench(lab_ssh: Sshd, told: Told, tmp_path: Path) -> None:
@@ -148,6 +183,7 @@ def test_link_of_64_kbit(lab_net: NetDevice, told: Told, tmp_path: Path, monkeyp
     with connect("dev") as device, device.session() as session:
         session.put(tmp_path / "data.bin", timeout_s=10.0)
         assert session.request("state", timeout_s=20.0)["boot_id"]
+    assert measure(tmp_path, rounds=2).sessions == 1
     assert told.notes == []
 
 

@@ -11,7 +11,7 @@ from toolchain.report.fleet_table import board_of, fleet_table, rows_of
 
 def engine(p50: float, ratio: float | None = None, **changes: Any) -> dict[str, Any]:
     speedup = None if ratio is None else {"value": ratio, "low": ratio - 0.1, "high": ratio + 0.1}
-    nothing = {"status": "not_measured", "reason": "no_sensor", "energy_total_mj": None, "scope": None}
+    nothing = {"status": "not_measured", "reason": "not_requested", "energy_total_mj": None, "scope": None}
     latency = {"p50": {"value": p50, "low": p50 - 1, "high": p50 + 1}}
     return {"latency_ms": latency, "speedup": speedup, "energy": nothing, "accuracy": None, **changes}
 
@@ -42,7 +42,7 @@ def test_a_row_for_every_engine_and_for_every_dead_host() -> None:
     assert rows[1] == {
         "host": "pi5", "board": "Raspberry Pi 5", "engine": "int8", "p50_ms": 20.0, "p50_low_ms": 19.0, "p50_high_ms": 21.0,
         "times_faster": 4.0, "times_faster_low": 3.9, "times_faster_high": 4.1, "map50_95": None, "energy_mj": None,
-        "energy_scope": None, "energy_reason": "no_sensor", "valid": True, "why": [],
+        "energy_uncertainty_mj": None, "energy_scope": None, "energy_reason": "not_requested", "valid": True, "why": [],
     }  # fmt: skip
     assert rows[2]["why"] == ["nano: no route"]
 
@@ -56,12 +56,29 @@ def test_for_people() -> None:
     assert "mJ" not in text
 
 
+def measured(scope: str) -> dict[str, Any]:
+    return {"status": "measured", "reason": None, "energy_total_mj": 12.345, "uncertainty_total_mj": 0.25, "scope": scope}
+
+
+NO_SENSOR = {"status": "not_measured", "reason": "no_sensor", "energy_total_mj": None, "scope": None}
+
+
 def test_energy_is_never_without_what_it_covers() -> None:
-    measured = {"status": "measured", "reason": None, "energy_total_mj": 12.345, "scope": "module"}
-    orin = device("orin", engines={"int8": engine(5.0, energy=measured, accuracy={"map50_95": 0.5})})
-    text = shown(orin, device("pi5"))
-    for word in ("12.3", "module", "no sensor", "0.5000"):
+    orin = device("orin", engines={"int8": engine(5.0, energy=measured("module"), accuracy={"map50_95": 0.5})})
+    text = shown(orin, device("pi4", engines={"int8": engine(80.0, energy=NO_SENSOR)}))
+    for word in ("12.3 ± 0.250", "module", "no sensor", "0.5000"):
         assert word in text
+    assert "not comparable" not in text
+
+
+def test_energy_that_was_asked_for_and_measured_nowhere_says_why() -> None:
+    assert "no sensor" in shown(device("pi4", engines={"int8": engine(80.0, energy=NO_SENSOR)}))
+
+
+def test_energy_of_different_scopes_is_marked() -> None:
+    boards = {"orin": "module", "nx": "module", "pi4": "ac_wall"}
+    text = shown(*(device(host, engines={"int8": engine(5.0, energy=measured(scope))}) for host, scope in boards.items()))
+    assert "energy of different scopes is not comparable: ac_wall, module" in text
 
 
 def test_what_must_not_be_used_says_why() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,15 +49,16 @@ def doctor(
     from toolchain.progress import console
     from toolchain.report.doctor_page import doctor_page
 
-    found, error = verbs.examine(hosts or ["local"], target=target, python=python, install=install)
+    def show(exam: dict[str, Any]) -> None:
+        if not as_json:
+            console.print(doctor_page(exam))
+
+    found, error = verbs.examine(hosts or ["local"], target=target, python=python, install=install, found=show)
     exams = [one["result"] for one in found if one["result"]]
     if as_json and len(found) > 1:
         typer.echo(json.dumps({"devices": found}))
-    for exam in exams:
-        if not as_json:
-            console.print(doctor_page(exam))
-        elif len(found) == 1:
-            typer.echo(json.dumps(exam))
+    elif as_json and exams:
+        typer.echo(json.dumps(exams[0]))
     if error is not None:
         raise error
     if not all(exam["fit"] for exam in exams):

@@ -83,6 +83,10 @@ def bench(
         str | None, typer.Option("--meter", help="csv:PATH, http:URL#path or command:WORDS; else the target's")
     ] = None,
     meter_scope: Annotated[str, typer.Option("--meter-scope", help="what the meter sees: ac_wall or dc_input")] = "ac_wall",
+    meter_error_percent: Annotated[
+        float | None, typer.Option("--meter-error-percent", help="largest error of the meter, of its reading")
+    ] = None,
+    meter_error_w: Annotated[float | None, typer.Option("--meter-error-w", help="and in watts, added to it")] = None,
     energy_repeats: Annotated[int, typer.Option("--energy-repeats", help="windows of every engine; 6 give an interval")] = 3,
     power_mode: Annotated[str | None, typer.Option("--power-mode", help="run in this mode, then put the old one back")] = None,
     pin_clocks: Annotated[bool, typer.Option("--pin-clocks", help="hold the clocks, then let them go")] = False,
@@ -128,7 +132,8 @@ def bench(
     )  # fmt: skip
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
-        energy=requests.energy_request(profile, meter, meter_scope, energy_repeats) if energy or meter else None,
+        energy=requests.energy_request(profile, meter, meter_scope, energy_repeats, meter_error_percent, meter_error_w)
+        if energy or meter else None,
         pin_clocks=pin_clocks, keep_unstable=keep_unstable, accuracy=accuracy, data=data,
         cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz, export_times=export_times, trtexec=trtexec,
     )  # fmt: skip

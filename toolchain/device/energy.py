@@ -24,6 +24,7 @@ from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.measurement.energy_result import EnergyResult, not_measured, saving
 from toolchain.stage import file_sha256, read_json, write_json
 
+AFTERWARDS = ("repeats", "meter_error_percent", "meter_error_w")  # what may be another when the same call goes on
 IDENTITY, SENSOR, RESULT = "identity.json", "sensor.json", "energy.json"
 
 
@@ -96,7 +97,7 @@ def _same_job(job: _Job) -> None:
     """Refuse a folder that holds another measurement. More repeats of the same are welcome."""
     identity = {
         "engines": {label: file_sha256(path) for label, path in job.engines.items()},
-        "request": {key: value for key, value in job.request.to_json().items() if key != "repeats"},
+        "request": {key: value for key, value in job.request.to_json().items() if key not in AFTERWARDS},
         "load": job.load, "host": job.device.name, "power": None if job.target is None else job.target.power.model_dump(),
     }  # fmt: skip
     path = job.out / IDENTITY
@@ -145,7 +146,7 @@ def _results(job: _Job, by: Chosen | Meter, latency_p50_ms: Mapping[str, float])
         chosen, covers, flags = by, by.covers(), list(by.flags)
     else:
         chosen, flags = None, []
-        covers = {"scope": job.request.meter_scope, "rails": ("meter",), "sensor": by.about()}
+        covers = {"scope": job.request.meter_scope, "rails": ("meter",), "sensor": {**by.about(), **job.request.meter_error()}}
     if job.request.profile != "report" or job.request.phases is not None:
         flags.append("measured with shorter phases than a report's, or others")
     results = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ OFFSET_LIMIT = 0.05  # of the lead-in
 ENOUGH_REPEATS = 3
 SLOWEST_REFRESH_S = 5.0
 SELDOM = 0.1
+UNKNOWN_ERROR = "the uncertainty leaves out the error of the sensor itself, which nobody states"
 MARKED = ("marker_load", "lead_in", "window", "run_on")
 
 
@@ -92,12 +93,11 @@ def _external(
     error_s = readings.offset_error_s
     if readings.own_clock:
         loads = [(phase["start_s"], phase["end_s"]) for phase in about["load"]["phases"] if phase["name"] in MARKED]
-        first = about["load"]["phases"][0]
+        guess_s = about["load"]["phases"][0]["start_s"] - about["host_unix"]  # the file is here; a board may not know the year
         try:
-            shift_s, error_s = find_offset(t_s, watts, _joined(loads), guess_s=first["start_s"] - first["start_unix"])
+            shift_s, error_s = find_offset(t_s, watts, _joined(loads), guess_s=guess_s)
             t_s = t_s + shift_s
-            ahead_s = first["start_s"] - first["start_unix"] - shift_s
-            notes.append(f"the meter's clock is {ahead_s:+.2f} s ahead of the device's")
+            notes.append(f"the meter's clock is {guess_s - shift_s:+.2f} s ahead of this host's")
         except MeasurementError as error:
             reasons.append(str(error).replace("\n  ", ", "))
     lead_in_s = spans["lead_in"][1] - spans["lead_in"][0]
@@ -152,7 +152,7 @@ def result_of(
     noted = [*flags, *dict.fromkeys(note for one in repeats for note in one.notes)]
     if overhead is not None and overhead > OVERHEAD_LIMIT:
         noted.append(f"latency is {overhead:+.1%} while power is sampled: the sampler disturbs the load")
-    common = {**covers, "windows": windows, "latency_overhead": overhead, "flags": tuple(noted)}
+    common: dict[str, Any] = {**covers, "windows": windows, "latency_overhead": overhead, "flags": tuple(noted)}
     if not valid:
         detail = "; ".join(dict.fromkeys(reason for one in repeats for reason in one.window.reasons))
         return not_measured("invalid_window", detail or "no window was measured", **common)
@@ -160,13 +160,35 @@ def result_of(
     if len(valid) < ENOUGH_REPEATS:
         low.append(f"{len(valid)} valid windows, fewer than {ENOUGH_REPEATS}")
     numbers: dict[str, Any] = {}
+    error = _sensors_error(valid, covers["sensor"])
+    if error is None:
+        common["flags"] = (*common["flags"], UNKNOWN_ERROR)
     for name in ("total", "marginal"):
         each = np.asarray([getattr(window, f"energy_{name}_mj") for window in valid])
         inside = np.sqrt(np.mean([getattr(window, f"uncertainty_{name}_mj") ** 2 for window in valid]))
         spread = 2 * 1.2533 * each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else 0.0  # k = 2, of a median
         numbers[f"energy_{name}_mj"] = float(np.median(each))
-        numbers[f"uncertainty_{name}_mj"] = float(np.hypot(inside, spread))
+        numbers[f"uncertainty_{name}_mj"] = float(np.sqrt(inside**2 + spread**2 + (0.0 if error is None else error[name]) ** 2))
         numbers[f"range_{name}_mj"] = (float(each.min()), float(each.max()))
     for name in ("power_idle_w", "power_mean_w"):
         numbers[name] = float(np.median([getattr(window, name) for window in valid]))
     return EnergyResult("measured", **common, **numbers, low_confidence=tuple(low))
+
+
+def _sensors_error(windows: Sequence[Window], sensor: Mapping[str, Any]) -> dict[str, float] | None:
+    """What the largest error of the sensor makes of an inference's energy, expanded (k = 2), mJ; None where it is not known.
+
+    Within its limits every error is taken as equally likely (ISO/IEC Guide 98-3, 4.3.7): limit / sqrt(3) is the standard
+    uncertainty. It is the same in all windows, so it is not averaged; its constant part leaves the marginal energy alone.
+    """
+    percent, watts = sensor.get("error_percent"), sensor.get("error_w")
+    if percent is None and watts is None:
+        return None
+    share, each_s = (percent or 0.0) / 100, [(window.end_s - window.start_s) / window.n for window in windows]
+    total_mj = float(np.median([window.energy_total_mj for window in windows]))
+    marginal_mj = float(np.median([window.energy_marginal_mj for window in windows]))
+    limits = {
+        "total": share * abs(total_mj) + 1000 * (watts or 0.0) * float(np.median(each_s)),
+        "marginal": share * abs(marginal_mj),
+    }
+    return {name: 2 * limit / float(np.sqrt(3)) for name, limit in limits.items()}

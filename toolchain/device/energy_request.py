@@ -51,6 +51,7 @@ class EnergyRequest:
         meter_scope: what an external meter sees.
         repeats: windows of every engine; 3 to 5 are usual, 6 give a 95 % interval.
         rate_hz: inferences a second, at the pace of a camera; None: back to back.
+        meter_error_percent, meter_error_w: largest error of the external meter: so much of the reading, plus so many watts.
         phases: other lengths than the profile's, for tests; recorded with the result.
 
     Raises:
@@ -63,6 +64,8 @@ class EnergyRequest:
     repeats: int = 3
     rate_hz: float | None = None
     phases: Phases | None = None
+    meter_error_percent: float | None = None
+    meter_error_w: float | None = None
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
@@ -74,6 +77,13 @@ class EnergyRequest:
             raise UsageError("not a meter", got=repr(self.meter), fix=fix)
         if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
             raise UsageError("rate_hz must be above 0 and at most 1000", got=self.rate_hz)
+        if not 0 < (1.0 if self.meter_error_percent is None else self.meter_error_percent) <= 50:
+            raise UsageError("a meter's error must be above 0 % and at most 50 %", got=self.meter_error_percent)
+        if not 0 < (1.0 if self.meter_error_w is None else self.meter_error_w) < 1000:
+            raise UsageError("a meter's error must be above 0 W and below 1000 W", got=self.meter_error_w)
+        if self.meter is None and (self.meter_error_percent is not None or self.meter_error_w is not None):
+            fix = "error_percent and error_w in the target say it of a device's own sensor"
+            raise UsageError("the error of a meter is given, and no meter", fix=fix)
         lengths = self.lengths
         if any(not 0 < seconds < 7200 for seconds in (lengths.idle_s, lengths.lead_in_s, lengths.window_s, lengths.run_on_s)):
             raise UsageError("a phase must last 0 to 7200 seconds", got=asdict(lengths))
@@ -82,6 +92,10 @@ class EnergyRequest:
     def lengths(self) -> Phases:
         """The phases in force."""
         return self.phases or PROFILES[self.profile]
+
+    def meter_error(self) -> dict[str, float | None]:
+        """For the record, as a target's source has it."""
+        return {"error_percent": self.meter_error_percent, "error_w": self.meter_error_w}
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for JSON."""

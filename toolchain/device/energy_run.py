@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,14 @@ def run_window(
         fields: what the load needs: path of the engine there, runtime, provider, threads, imgsz, rate_hz.
         on_phase: called with the name of each phase as it begins.
     """
+    begun: list[float] = []
     states: dict[str, Any] = {"before": state_of(sampler, target).model_dump()}
     total_s = sum(seconds for _, seconds, _ in plan)
     with progress.task(f"Energy on {load.host}, {total_s:.0f} s", total=len(plan), unit="phases") as task:
 
         def begins(name: str, data: object) -> None:
             phase = phase_of(name, data)
+            begun.append(time.time())
             task.advance(note=phase)
             on_phase(phase)
             if phase == "run_on":  # still under load, and no longer in the window
@@ -92,4 +95,5 @@ def run_window(
         raise ProtocolError(f"{load.host}, energy: other phases than were asked for", got=[phase.name for phase in did.phases])
     load.get(did.path, folder / STAMPS, size=did.size, sha256=did.sha256)
     loaded = did.model_dump(exclude={"path", "size"})
-    write_json(folder / ABOUT, {"plan": plan, "load": loaded, "sampler": taken, "states": states})
+    write_json(folder / ABOUT, {"plan": plan, "load": loaded, "sampler": taken, "states": states,
+                                "host_unix": begun[0]})  # fmt: skip

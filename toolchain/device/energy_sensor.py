@@ -76,6 +76,7 @@ class Chosen:
             "kind": self.source.kind, "paths": self.reader.paths, "unit": self.reader.unit, "settings": self.reader.settings,
             "refresh_s": self.refresh_s, "interval_s": self.interval_s, "lag_s": self.lag_s, "quantum": self.reader.quantum,
             "wrap_j": self.reader.wrap_j, "roles": dict(self.source.rails), "source": self.source.source,
+            "error_percent": self.source.error_percent, "error_w": self.source.error_w,
         }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +100,8 @@ class Chosen:
 def choose(session: AgentSession, target: Target | None) -> tuple[PowerSource, Readable] | EnergyResult:
     """The target's first source that has a total and can be read, or why there is none."""
     if target is None:
-        return not_measured("no_sensor", "no target is named, so no rail map is known; no external meter is given")
+        detail = "no target is named, so no rail map is known (--target NAME; toolchain doctor says which fits)"
+        return not_measured("no_sensor", f"{detail}; no external meter is given")
     sources = [source for source in target.power.source if source.has_total]
     if not sources:
         return not_measured(target.power.reason or "no_sensor", f"{target.power.detail}; no external meter is given")

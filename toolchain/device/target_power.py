@@ -37,6 +37,8 @@ class PowerSource(Part):
         max_hz: fastest polling while a window runs.
         requires: what reading needs: "root" or "group NAME".
         excludes: what a reading does not see.
+        error_percent, error_w: largest error of the sensor itself, shunt included, as its maker or a calibration states it: so
+            much of the reading, plus so many watts. None: nobody says.
         negative_ok: readings below zero happen and are averaged as they are.
     """
 
@@ -49,6 +51,8 @@ class PowerSource(Part):
     max_hz: float = Field(gt=0, le=100)
     requires: str | None = Field(default=None, pattern=r"^(root|group [a-z][a-z0-9_-]*)$")
     excludes: WordList
+    error_percent: float | None = Field(default=None, gt=0, le=50)
+    error_w: float | None = Field(default=None, gt=0)
     negative_ok: bool = False
     source: Words
 

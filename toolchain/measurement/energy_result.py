@@ -29,8 +29,8 @@ class EnergyResult:
         scope, rails, excludes, sensor: what was read and what it does not see.
         energy_total_mj: all energy in the window / inferences in it, median over the valid windows.
         energy_marginal_mj: the same without what the idle device takes.
-        uncertainty_total_mj, uncertainty_marginal_mj: expanded (k = 2), see measurement/energy.py; the sensor's own calibration
-            is not in it.
+        uncertainty_total_mj, uncertainty_marginal_mj: expanded (k = 2), see measurement/energy_window.py; with the error of the
+            sensor itself where the target or the user states it, else a flag says that it is left out.
         range_total_mj, range_marginal_mj: least and largest of the valid windows.
         power_idle_w, power_mean_w: medians over the valid windows.
         latency_overhead: median latency in the windows / in the pass without sampling - 1; None without that pass.

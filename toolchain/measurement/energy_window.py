@@ -8,7 +8,8 @@ Standard uncertainties, in J over the window, independent of each other and so a
     count       E / (n sqrt(6)): at most one inference too many at one edge and one missed at the other
     idle        T x sqrt(sd(idle)^2 / m + drift^2 / 12 + rounding^2), for the marginal energy only
 
-m is the number of independent values (changes of the reading). The sensor's own calibration is not in it: nobody here knows it.
+m is the number of independent values (changes of the reading). The sensor's own error is the same in every window: it
+is added to the result of all windows, where it is known (device/energy_judge.py).
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def _row(host: str, result: Mapping[str, Any], label: str, why: list[str]) -> Ro
         "times_faster": ratio.get("value"), "times_faster_low": ratio.get("low"), "times_faster_high": ratio.get("high"),
         "map50_95": accuracy["map50_95"] if accuracy else None,
         "energy_mj": energy["energy_total_mj"] if measured else None,
+        "energy_uncertainty_mj": energy["uncertainty_total_mj"] if measured else None,
         "energy_scope": energy["scope"] if measured else None,
         "energy_reason": None if measured else energy["reason"],
         "valid": not why, "why": why,
@@ -64,8 +65,12 @@ def _first(error: Mapping[str, Any]) -> str:
 def fleet_table(rows: Sequence[Row]) -> Table:
     """The rows for people, energy always with its scope; under it why some must not be used."""
     notes = dict.fromkeys(why if row["host"] in why else f"{row['host']}: {why}" for row in rows for why in row["why"])
+    scopes = sorted({row["energy_scope"] for row in rows if row.get("energy_scope")})
+    if len(scopes) > 1:
+        notes[f"energy of different scopes is not comparable: {', '.join(scopes)}"] = None
     table = Table(box=box.SIMPLE, pad_edge=False, caption=Text("\n".join(notes), justify="left"), caption_justify="left")
     asked = {key: any(row.get(key) is not None for row in rows) for key in ("times_faster", "map50_95", "energy_mj")}
+    asked["energy_mj"] |= any(row.get("energy_reason") not in (None, "not_requested") for row in rows)
     table.add_column("host", overflow="fold")
     table.add_column("board", overflow="fold")
     table.add_column("engine", overflow="fold")
@@ -99,4 +104,6 @@ def _times(value: float) -> str:
 def _energy(row: Row) -> str:
     if row.get("energy_mj") is None:
         return str(row.get("energy_reason") or "–").replace("_", " ")
-    return f"{row['energy_mj']:#.3g}\n{row['energy_scope']}"
+    spread = row["energy_uncertainty_mj"]
+    value = milliseconds(row["energy_mj"]) + ("" if spread is None else f" ± {milliseconds(spread)}")
+    return f"{value}\n{row['energy_scope']}"

@@ -126,6 +126,9 @@ def _power(target: Mapping[str, Any]) -> Iterator[Row]:
         lines.append(f"refresh: {refresh}; polled up to {source['max_hz']:g} Hz")
         if source["requires"]:
             lines.append(f"needs {source['requires']}")
+        error = [f"{source['error_percent']:g} %"] if source["error_percent"] else []
+        error += [f"{source['error_w']:g} W"] if source["error_w"] else []
+        lines.append(f"its own error: {'at most ' + ' + '.join(error) if error else 'not known'}")
         if source["excludes"]:
             lines.append(f"does not see: {', '.join(source['excludes'])}")
         yield f"power.source {number}", "\n".join(lines), source["source"]

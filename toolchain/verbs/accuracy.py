@@ -11,7 +11,6 @@ from toolchain.device.manifest import engine_of
 from toolchain.device.recover import recover
 from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
-from toolchain.pruning.prune import check_imgsz
 from toolchain.stage import write_json
 from toolchain.verbs.runtimes import for_runtime
 
@@ -36,6 +35,7 @@ def evaluate(
 
     `prepared` is where the network's pictures are kept; default: in `out`.
     """
+    from toolchain.pruning.prune import check_imgsz
     from toolchain.yolo.checkpoint import load_model
     from toolchain.yolo.dataset import load_dataset
     from toolchain.yolo.evaluate import evaluate_module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,21 @@ def deploy(
 
 
 def examine(
-    hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False
-) -> tuple[list[dict[str, Any]], Exception | None]:
+    hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False,
+    found: Callable[[dict[str, Any]], None] = lambda exam: None,
+) -> tuple[list[dict[str, Any]], Exception | None]:  # fmt: skip
     """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`.
 
     Args:
         install: what is missing, before.
+        found: called with each examination, in JSON types, as they come: a dead host keeps nobody waiting.
     """
-    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python, install=install))
+
+    def done(outcome: fleet.Outcome[doctor.Examination]) -> None:
+        if outcome.value is not None:
+            found(outcome.value.to_json())
+
+    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python, install=install), done=done)
     return [one.to_json(one.value.to_json() if one.value else None) for one in outcomes], fleet.failed(outcomes)
 
 

@@ -16,6 +16,15 @@ def load():
     return ctypes.CDLL(LIBRARY)
 
 
+CALLS = (
+    "nvmlInit_v2",
+    "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetTotalEnergyConsumption",
+)
+
+
 class Nvml:
     unit, update_ms, wrap_j, averages = "J", None, None, False
 
@@ -25,6 +34,9 @@ class Nvml:
             self.library = load()
         except OSError as error:
             raise UnreadableError("no_sensor", "%s: %s" % (LIBRARY, error), "install the NVIDIA driver") from error
+        lacking = [call for call in CALLS if not hasattr(self.library, call)]
+        if lacking:  # older drivers, and the stub of a Jetson
+            raise UnreadableError("no_sensor", "%s has no %s" % (LIBRARY, ", ".join(lacking)), "install a newer NVIDIA driver")
         self.check("nvmlInit_v2", self.library.nvmlInit_v2())
         count = ctypes.c_uint()
         self.check("nvmlDeviceGetCount_v2", self.library.nvmlDeviceGetCount_v2(ctypes.byref(count)))
