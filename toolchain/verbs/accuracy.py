@@ -80,6 +80,6 @@ def cpu_features(on: On) -> dict[str, Any]:
     found = probe(on.host, python=on.python)
     flags = set(found["cpu_flags"] or [])
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
-    if on.runtime in ("openvino", "tensorrt"):
+    if on.runtime != "onnxruntime":
         return {"vnni": vnni, "rules": on.runtime}
     return {"vnni": vnni, "rules": "onnxruntime-arm" if found["arch"] in ("aarch64", "arm64") else "onnxruntime-x86"}

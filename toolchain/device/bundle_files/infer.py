@@ -194,6 +194,8 @@ def open_ncnn(bundle, settings):
                 setattr(net.opt, key, kind == precision)
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         about = json.loads(archive.read("about.json").decode())
+        if about["int8_convolutions"]:
+            net.opt.use_winograd43_convolution = False  # its sums do not hold weights of 8 bits
         pair = [archive.extract(name, folder) for name in ("model.param", "model.bin")]
         if net.load_param(pair[0]) != 0 or net.load_model(pair[1]) != 0:
             raise BundleError("%s: ncnn %s cannot read it" % (path, ncnn.__version__))
