@@ -32,7 +32,7 @@ from toolchain.cli.options import (
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(help=".onnx")],
+    model: Annotated[Path, typer.Argument(help=".onnx, or OpenVINO's model.xml")],
     out: Out = Path("runs/bundle"),
     imgsz: Imgsz = 640,
     host: Host = "local",
@@ -64,7 +64,7 @@ def build(
 
 @app.command()
 def bench(
-    engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx files or bundles; the first is the baseline")],
+    engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx, .xml or bundles; the first is the baseline")],
     out: Out = Path("runs/bench"),
     hosts: Annotated[list[str] | None, typer.Option("--host", help="local, user@addr[:port] or a Host; repeatable")] = None,
     target: Annotated[str | None, typer.Option("--target", help="what the host must be; names its sensors, rails, modes")] = None,
@@ -153,7 +153,7 @@ def bench(
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help=".pt, .onnx or bundle")],
+    model: Annotated[Path, typer.Argument(help=".pt, .onnx, .xml or bundle")],
     data: Data,
     out: Out = Path("runs/eval"),
     imgsz: Imgsz = 640,

@@ -32,7 +32,7 @@ def evaluate(
     name: str = "accuracy",
     prepared: Path | None = None,
 ) -> dict[str, Any]:
-    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx` or bundle, run on the host); writes `NAME.json`.
+    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx`, `.xml` or bundle, run on the host); writes `NAME.json`.
 
     `prepared` is where the network's pictures are kept; default: in `out`.
     """
@@ -42,8 +42,8 @@ def evaluate(
 
     if model.is_dir():
         model = engine_of(model)
-    if model.suffix not in (".pt", ".onnx", ".ncnn", ".plan"):
-        raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx or a bundle folder")
+    if model.suffix not in (".pt", ".onnx", ".ncnn", ".openvino", ".plan", ".xml"):
+        raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx, OpenVINO's model.xml or a bundle folder")
     out.mkdir(parents=True, exist_ok=True)
     if model.suffix == ".pt":
         loaded = load_model(model)

@@ -176,7 +176,13 @@ def open_openvino(bundle, settings):
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
     if device == "CPU":
         properties["INFERENCE_NUM_THREADS"] = settings["threads"]
-    request = openvino.Core().compile_model(bundle.engine(), device, dict(properties, **more)).create_infer_request()
+    core, path = openvino.Core(), bundle.engine()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
+    else:
+        model = core.read_model(path)
+    request = core.compile_model(model, device, dict(properties, **more)).create_infer_request()
     return lambda array: request.infer([array]).to_tuple()[0], openvino.__version__.split("-")[0]
 
 
