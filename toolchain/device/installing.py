@@ -7,9 +7,10 @@ from toolchain.device.messages import Count, Message, Path_, Text, check
 from toolchain.device.session import AgentSession
 from toolchain.device.state_messages import Probe
 from toolchain.device.target import Target
+from toolchain.errors import UsageError
 
 SILENCE_S = 180.0  # without a line and without a byte more on the device's disk
-BY_PIP = ("onnxruntime",)  # other runtimes come with the board's own system
+BY_PIP = ("onnxruntime", "openvino", "ncnn")  # other runtimes come with the board's own system
 
 
 class Line(Message):
@@ -24,13 +25,34 @@ class Installed(Message):
     python: Path_
 
 
-def missing(target: Target | None, probe: Probe) -> list[str]:
-    """Names of the packages to install; none where numpy and the target's default runtime are there or do not come by pip."""
-    runtime = target.default_runtime if target else BY_PIP[0]
+def missing(target: Target | None, probe: Probe, asked: str | None = None) -> list[str]:
+    """Names of the packages to install; none where numpy and the runtime are there or do not come by pip.
+
+    The environment is made anew, so what it may hold already is named again.
+
+    Args:
+        asked: the runtime; None: the target's default.
+
+    Raises:
+        UsageError: the one asked for does not come by pip.
+    """
+    if asked is not None and asked not in BY_PIP:
+        fix = "toolchain doctor HOST says what the board lacks"
+        raise UsageError("pip cannot install that runtime", got=f"{asked}; it can: {', '.join(BY_PIP)}", fix=fix)
+    runtime = asked or (target.default_runtime if target else BY_PIP[0])
     lacks = runtime in BY_PIP and not probe.runtimes.get(runtime)
     if probe.numpy is not None and not lacks:
         return []
-    return ["numpy", *([runtime] if runtime in BY_PIP else [])]
+    there = [name for name in BY_PIP if name != runtime and _by_pip(name, probe)]
+    return ["numpy", *([runtime] if runtime in BY_PIP else []), *there]
+
+
+def _by_pip(name: str, probe: Probe) -> bool:
+    """Whether it runs and may be pip's; ONNX Runtime with CUDA is the board's own build, which pip's must not cover."""
+    found = probe.runtimes.get(name)
+    if probe.numpy is None or found is None:
+        return False
+    return name != BY_PIP[0] or "CUDAExecutionProvider" not in found.providers
 
 
 def install(session: AgentSession, packages: list[str]) -> str:

@@ -41,14 +41,19 @@ def deploy(
 
 
 def examine(
-    hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False
-) -> tuple[list[dict[str, Any]], Exception | None]:
+    hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False,
+    runtime: str | None = None,
+) -> tuple[list[dict[str, Any]], Exception | None]:  # fmt: skip
     """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`.
 
     Args:
         install: what is missing, before.
+        runtime: which one to install; None: the target's.
     """
-    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python, install=install))
+    if runtime is not None and not install:
+        raise UsageError("a runtime is named to be installed", got=runtime, fix=f"--install --runtime {runtime}")
+    asked: dict[str, Any] = {"python": python, "install": install, "runtime": runtime}
+    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, **asked))
     return [one.to_json(one.value.to_json() if one.value else None) for one in outcomes], fleet.failed(outcomes)
 
 
