@@ -22,7 +22,6 @@ from toolchain.config import Int8Section
 from toolchain.device.pace import pace_of
 from toolchain.device.remote import connect
 from toolchain.device.settings import On
-from toolchain.verbs.accuracy import cpu_features
 from toolchain.verbs.runtimes import spread
 
 
@@ -100,10 +99,9 @@ def graphs(args: argparse.Namespace, on: On) -> dict[str, Path]:
         out.mkdir(parents=True, exist_ok=True)
         found[label] = out / "model.int8.onnx"
         if not found[label].exists():
-            rules = cpu_features(replace(on, runtime=runtime, provider=""))["rules"]
             verbs.quantize(
-                found["float"], out, data=args.data, imgsz=args.imgsz, split=args.split, on=on, rules=rules,
-                int8=Int8Section(max_drop=1.0), work=args.out / "work",
+                found["float"], out, data=args.data, imgsz=args.imgsz, split=args.split,
+                on=replace(on, runtime=runtime, provider=""), int8=Int8Section(max_drop=1.0), work=args.out / "work",
             )  # fmt: skip
     return found
 

@@ -202,6 +202,23 @@ def runtimes_of(names: Sequence[str], provider: str, *, attach: bool) -> tuple[s
     return "onnxruntime", names
 
 
+def calibration(file: Path | None, runtimes: Sequence[str], provider: str) -> Path | None:
+    """Flag of TensorRT's implicit INT8.
+
+    Raises:
+        UsageError: another runtime or precision, which would not read it, or no such file.
+    """
+    if file is None:
+        return None
+    if list(runtimes) != ["tensorrt"] or "precision=int8" not in provider.partition(":")[2].split(","):
+        got = f"--runtime {' '.join(runtimes)} --provider {provider or '(the usual)'}"
+        fix = "--runtime tensorrt --provider gpu:precision=int8; elsewhere INT8 is in the graph: toolchain quantize"
+        raise UsageError("--calibration is for TensorRT's implicit INT8 alone", got=got, fix=fix)
+    if not file.is_file():
+        raise UsageError("the calibration's file does not exist", got=file, fix="toolchain quantize --trt-cache FILE writes one")
+    return file
+
+
 def bench_request(
     *, profile: str, rounds: int | None, runs: int | None, end_to_end: bool, energy: EnergyRequest | None, power_mode: str | None,
     pin_clocks: bool, keep_unstable: bool, accuracy: bool, data: Path | None, cool_down: float | None,

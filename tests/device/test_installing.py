@@ -18,7 +18,7 @@ from tests.device.test_doctor import PROBE, page
 from tests.device.test_stability import state
 from tests.lab.box import Box
 from tests.lab.sshd import Sshd, start_sshd
-from toolchain import errors
+from toolchain import errors, verbs
 from toolchain.agent import install as agent_install
 from toolchain.device import installing, lock
 from toolchain.device.ailments import Finding
@@ -251,6 +251,24 @@ def test_the_default_runtime_comes_beside_the_usual_one(there: dict[str, Any]) -
     assert installing.missing(load_target("raspberry-pi-5"), probe) == ["numpy", "onnxruntime", "ncnn"]
     everything = check(Probe, {**PROBE, "state": state().model_dump(), "runtimes": dict.fromkeys(("onnxruntime", "ncnn"), INFO)})
     assert installing.missing(load_target("raspberry-pi-5"), everything) == []
+
+
+def test_a_runtime_that_is_named() -> None:
+    def probe(**runtimes: Any) -> Probe:
+        return check(Probe, {**PROBE, "state": state().model_dump(), "runtimes": runtimes})
+
+    cpu, gpu = ({"version": "1", "precisions": ["fp32"], "providers": [f"{name}ExecutionProvider"]} for name in ("CPU", "CUDA"))
+    target = load_target("intel-n100")
+    assert installing.missing(target, probe(onnxruntime=cpu), "openvino") == ["numpy", "onnxruntime", "openvino"]  # kept
+    assert installing.missing(target, probe(onnxruntime=gpu), "openvino") == ["numpy", "openvino"]  # not covered
+    assert installing.missing(target, probe(openvino=cpu), "openvino") == []
+    with pytest.raises(errors.UsageError, match="tensorrt; it can: onnxruntime, openvino, ncnn"):
+        installing.missing(target, probe(), "tensorrt")
+
+
+def test_a_runtime_without_install_is_refused() -> None:
+    with pytest.raises(errors.UsageError, match="openvino"):
+        verbs.examine(["local"], runtime="openvino")
 
 
 @pytest.mark.parametrize(("version", "renewed"), [("9.0.1", True), ("20.3.4", False)])

@@ -108,6 +108,18 @@ def test_flags_of_one_runtime_and_of_several() -> None:
             requests.runtimes_of(names, provider, attach=attach)
 
 
+def test_a_calibration_goes_with_implicit_int8_alone(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.cache"
+    file.write_text("TRT-8503-MinMaxCalibration\n")
+    assert requests.calibration(file, ["tensorrt"], "gpu:workspace_mib=64,precision=int8") == file
+    assert requests.calibration(None, ["openvino"], "") is None
+    for names, provider in ((["openvino"], "CPU"), (["tensorrt"], ""), (["tensorrt", "ncnn"], "gpu:precision=int8")):
+        with pytest.raises(UsageError, match="implicit INT8"):
+            requests.calibration(file, names, provider)
+    with pytest.raises(UsageError, match="does not exist"):
+        requests.calibration(tmp_path / "none.npy", ["tensorrt"], "gpu:precision=int8")
+
+
 def test_one_runtime_keeps_labels_and_provider(engines: dict[str, Path], tmp_path: Path) -> None:
     found = spread(engines, ["onnxruntime"], On(threads=1, provider="CPUExecutionProvider:x=y"), tmp_path)
     assert list(found.files) == ["one", "two"]

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from tests import tinynet
@@ -34,15 +33,6 @@ def test_the_agent_reads_the_same_format() -> None:
 def test_batches_and_free_sizes_are_refused(tmp_path: Path, network: dict[str, Any]) -> None:
     with pytest.raises(ExportError, match="fixed size"):
         to_ncnn(tinynet.save_detector(tmp_path / "engine.onnx", **network), tmp_path / "out.ncnn")
-
-
-def test_a_quantized_graph_is_refused(tmp_path: Path) -> None:
-    path = tinynet.save_detector(tmp_path / "engine.onnx")
-    model = onnx.load(path)
-    model.graph.node[0].op_type = "QuantizeLinear"
-    onnx.save(model, path)
-    with pytest.raises(ExportError, match="Q/DQ"):
-        to_ncnn(path, tmp_path / "out.ncnn")
 
 
 def test_without_pnnx_the_package_to_install_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

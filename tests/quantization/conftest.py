@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.helpers import NAMES, live_model, tiny_dataset, tiny_model
 from toolchain import verbs
+from toolchain.device.settings import On
 from toolchain.export.metadata import detection_metadata, write_metadata
 from toolchain.export.tracing import prepare, trace
 from toolchain.verbs import quantizing
@@ -69,4 +70,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, and a processor that is the same everywhere."""
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(quantizing, "cpu_features", lambda on: {"vnni": False, "rules": "onnxruntime-x86"})
+
+    def features(on: On) -> dict[str, Any]:
+        return {"vnni": False, "rules": "onnxruntime-x86" if on.runtime == "onnxruntime" else on.runtime}
+
+    monkeypatch.setattr(quantizing, "cpu_features", features)

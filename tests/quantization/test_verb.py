@@ -13,12 +13,15 @@ import pytest
 from tests.helpers import tiny_dataset
 from toolchain import verbs
 from toolchain.config import Int8Section
+from toolchain.device import probe as probing
+from toolchain.device.settings import On
 from toolchain.errors import AccuracyGateError, QuantizationError, UsageError
 from toolchain.quantization.recipe import recipes_for
-from toolchain.verbs import quantizing
+from toolchain.verbs import accuracy, quantizing
 from toolchain.yolo.dataset import load_dataset
 
 IMGSZ = 64  # of `place`
+TENSORRT = On(runtime="tensorrt")
 pytestmark = pytest.mark.usefixtures("one_processor")
 Maps = Callable[[str, int, str], float]  # engine's name, convs in INT8, split -> mAP50-95
 
@@ -127,7 +130,7 @@ def test_a_table_is_used_again_and_refused_elsewhere(place: Path, tmp_path: Path
     with pytest.raises(QuantizationError, match="of another model"):
         run(place, tmp_path / "c", model=tmp_path / "other.onnx", table=table)
     with pytest.raises(QuantizationError, match="another runtime"):
-        run(place, tmp_path / "c", table=table, rules="tensorrt")
+        run(place, tmp_path / "c", table=table, on=TENSORRT)
     for recipe in ("minmax", "auto"):
         with pytest.raises(UsageError, match="another method"):
             run(place, tmp_path / "c", table=table, recipe=recipe)
@@ -135,9 +138,10 @@ def test_a_table_is_used_again_and_refused_elsewhere(place: Path, tmp_path: Path
 
 
 def test_a_cache_for_tensorrt(place: Path, tmp_path: Path) -> None:
-    run(
-        place, tmp_path, rules="tensorrt", recipe="entropy", trt_cache=tmp_path / "new" / "calibration.cache", trt_version="8.6.1"
+    report = run(
+        place, tmp_path, on=TENSORRT, recipe="entropy", trt_cache=tmp_path / "new" / "calibration.cache", trt_version="8.6.1"
     )
+    assert report["rules"] == "tensorrt"
     head, *lines = (tmp_path / "new" / "calibration.cache").read_text().splitlines()
     assert head == "TRT-8601-EntropyCalibration2"
     assert lines[0].startswith("images: ")
@@ -156,3 +160,26 @@ def test_too_few_pictures_to_compare(place: Path, tmp_path: Path) -> None:
     few = tiny_dataset(tmp_path / "few", {"train": 7, "val": 2}, size=(IMGSZ, IMGSZ))
     with pytest.raises(QuantizationError, match="too few training pictures"):
         run(place, tmp_path / "out", data=few, recipe="auto")
+
+
+def test_a_runtime_the_host_lacks_places_and_onnxruntime_judges(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    found = {"runtimes": {"ncnn": None}, "unreadable": {"runtimes.ncnn": "No module named 'ncnn'"}}
+    monkeypatch.setattr(probing, "probe", lambda host, python: found)
+    report = run(place, tmp_path, on=On(runtime="ncnn"), max_drop=1.0)
+    assert (report["rules"], report["judged_by"]) == ("ncnn", "onnxruntime")
+    assert "judged by ONNX Runtime: local cannot run ncnn (No module named 'ncnn')" in report["warnings"][0]
+
+
+def test_a_runtime_that_is_there_judges(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    report = run(place, tmp_path, on=On(runtime="openvino"), max_drop=1.0)
+    assert (report["rules"], report["judged_by"], report["int8"]["engine"]["provider"]) == ("openvino", "openvino", "CPU")
+    assert not any("judged by" in text for text in report["warnings"])
+
+
+def test_a_target_of_another_architecture_is_what_it_is_placed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "probe", lambda host, python: {"arch": "x86_64", "cpu_flags": ["avx512_vnni"]})
+    features = [accuracy.cpu_features(On(target=name)) for name in ("raspberry-pi-5", "intel-n100")]
+    assert features == [{"vnni": False, "rules": "onnxruntime-arm"}, {"vnni": True, "rules": "onnxruntime-x86"}]

@@ -33,7 +33,7 @@ def float_graph(module: object, *, dynamic: bool = False, opset: int = 17) -> on
 
 
 def weak_int8(model: onnx.ModelProto, rules: str = "tensorrt") -> onnx.ModelProto:
-    """Q/DQ in float32, as `toolchain quantize --rules tensorrt` places them."""
+    """Q/DQ in float32, as `toolchain quantize --runtime tensorrt` places them."""
     row = RULES[rules]
     placement = plan_placement(model, row)
     found = ranges(observe(model, [pictures()], placement.observed), "minmax", before_silu=placement.before_silu)

@@ -119,7 +119,7 @@ def test_the_error_names_nodes_and_remedies() -> None:
     text = str(caught.value)
     assert "H1 a_q: zero point 5, not 0" in text
     assert "H3 bias_dq: int32, not int8" in text
-    assert "--rules tensorrt" in text
+    assert "--runtime tensorrt" in text
 
 
 def test_weights_in_a_file_beside_the_graph_need_not_be_loaded(tmp_path: Path) -> None:

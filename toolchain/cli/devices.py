@@ -40,6 +40,9 @@ def doctor(
     install: Annotated[
         bool, typer.Option("--install", help="put missing numpy and runtime into the agent's own folder there")
     ] = False,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="which one to install: onnxruntime, openvino or ncnn; default: the target's")
+    ] = None,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +56,7 @@ def doctor(
         if not as_json:
             console.print(doctor_page(exam))
 
-    found, error = verbs.examine(hosts or ["local"], target=target, python=python, install=install, found=show)
+    found, error = verbs.examine(hosts or ["local"], target=target, python=python, install=install, runtime=runtime, found=show)
     exams = [one["result"] for one in found if one["result"]]
     if as_json and len(found) > 1:
         typer.echo(json.dumps({"devices": found}))

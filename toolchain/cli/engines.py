@@ -11,6 +11,7 @@ import typer
 
 from toolchain.cli.options import (
     AsJson,
+    Calibration,
     Data,
     Host,
     Imgsz,
@@ -32,7 +33,7 @@ from toolchain.cli.options import (
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(help=".onnx")],
+    model: Annotated[Path, typer.Argument(help=".onnx, or OpenVINO's model.xml")],
     out: Out = Path("runs/bundle"),
     imgsz: Imgsz = 640,
     host: Host = "local",
@@ -40,6 +41,7 @@ def build(
     precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8, for the record")] = "fp32",
     runtime: Runtime = "onnxruntime",
     provider: Provider = "",
+    calibration: Calibration = None,
     threads: Threads = 2,
     sample: Annotated[Path | None, typer.Option("--sample", help="picture to try it on; default: a drawn pattern")] = None,
     keep_plan: Annotated[
@@ -51,12 +53,12 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """A bundle (engine, infer.py, manifest with hashes) that has really run on the host."""
-    from toolchain import verbs
+    from toolchain import requests, verbs
     from toolchain.device.settings import On
 
     on = On(
         host=host, runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
-        patience_s=patience,
+        patience_s=patience, calibration=requests.calibration(calibration, [runtime], provider),
     )  # fmt: skip
     result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample, keep_plan=keep_plan)
     finish(result, as_json, f"loaded and run on {host}\n{out}\nnext: toolchain deploy {out} HOST")
@@ -64,7 +66,7 @@ def build(
 
 @app.command()
 def bench(
-    engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx files or bundles; the first is the baseline")],
+    engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx, .xml or bundles; the first is the baseline")],
     out: Out = Path("runs/bench"),
     hosts: Annotated[list[str] | None, typer.Option("--host", help="local, user@addr[:port] or a Host; repeatable")] = None,
     target: Annotated[str | None, typer.Option("--target", help="what the host must be; names its sensors, rails, modes")] = None,
@@ -110,6 +112,7 @@ def bench(
         list[str] | None, typer.Option("--runtime", help="NAME, or all that the host has; repeatable; default: onnxruntime")
     ] = None,
     provider: Provider = "",
+    calibration: Calibration = None,
     threads: Threads = 2,
     python: Python = None,
     as_json: AsJson = False,
@@ -128,7 +131,7 @@ def bench(
     runtime, several = requests.runtimes_of(runtimes or ["onnxruntime"], provider, attach=attach)
     on = On(
         host=places[0], runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
-        patience_s=patience,
+        patience_s=patience, calibration=requests.calibration(calibration, runtimes or [runtime], provider),
     )  # fmt: skip
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
@@ -158,7 +161,7 @@ def bench(
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help=".pt, .onnx or bundle")],
+    model: Annotated[Path, typer.Argument(help=".pt, .onnx, .xml or bundle")],
     data: Data,
     out: Out = Path("runs/eval"),
     imgsz: Imgsz = 640,
@@ -166,16 +169,20 @@ def evaluate(
     host: Host = "local",
     runtime: Runtime = "onnxruntime",
     provider: Provider = "",
+    calibration: Calibration = None,
     wait: Wait = 0.0,
     patience: Patience = 300.0,
     python: Python = None,
     as_json: AsJson = False,
 ) -> None:
     """mAP of a checkpoint, or of an engine's own outputs on the host."""
-    from toolchain import verbs
+    from toolchain import requests, verbs
     from toolchain.device.settings import On
 
-    on = On(host=host, runtime=runtime, provider=provider, python=python, wait_s=wait, patience_s=patience)
+    on = On(
+        host=host, runtime=runtime, provider=provider, python=python, wait_s=wait, patience_s=patience,
+        calibration=requests.calibration(calibration, [runtime], provider),
+    )  # fmt: skip
     result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=on)
     shared = " (pictures shared with train)" if result["shared_with_train"] else ""
     finish(

@@ -276,9 +276,9 @@ def quantize(
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="calibration.json of an earlier call, in place of calibrating")
     ] = None,
-    rules: Annotated[
-        str | None, typer.Option("--rules", help="placement for this runtime, as tensorrt; default: the host's")
-    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="that will run it: onnxruntime, openvino, ncnn or tensorrt; judges it where it is")
+    ] = "onnxruntime",
     trt_cache: Annotated[
         Path | None, typer.Option("--trt-cache", help="also write a calibration cache for TensorRT's implicit INT8")
     ] = None,
@@ -286,7 +286,7 @@ def quantize(
         str | None, typer.Option("--trt-version", help="of the TensorRT that reads it; 8.5.3 unless given")
     ] = None,
     split: Split = "val",
-    target: Annotated[str | None, typer.Option("--target", help="what the host is; may have a recipe of its own")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="what will run it; may have a recipe of its own")] = None,
     host: Host = "local",
     python: Python = None,
     seed: Seed = 0,
@@ -300,9 +300,10 @@ def quantize(
     qat = QatSection(epochs=qat_epochs, lr0=qat_lr0, device=device)
     section = Int8Section(recipe=recipe, max_drop=max_drop, mixed=mixed, keep_float=keep_float or [], qat=qat)
     result = verbs.quantize(
-        model, folder(out), data=data, imgsz=imgsz, int8=section, split=split, seed=seed, rules=rules, table=calibration,
-        trt_cache=trt_cache, trt_version=trt_version, on=On(host=host, python=python, target=target),
+        model, folder(out), data=data, imgsz=imgsz, int8=section, split=split, seed=seed, table=calibration,
+        trt_cache=trt_cache, trt_version=trt_version, on=On(host=host, runtime=runtime, python=python, target=target),
     )  # fmt: skip
-    maps = f"mAP50-95 {result['float']['map50_95']:.4f} in float, {result['int8']['map50_95']:.4f} in INT8 ({split})"
+    maps = f"mAP50-95 {result['float']['map50_95']:.4f} in float, {result['int8']['map50_95']:.4f} in INT8"
     trained = f", QAT of {qat_epochs} epochs" if result["qat"] and result["qat"]["kept"] else ""
-    finish(result, as_json, f"{maps}, recipe {result['recipe']}{trained}\n{out / 'model.int8.onnx'}")
+    how = f"({split}, {result['judged_by']}), recipe {result['recipe']}{trained}"
+    finish(result, as_json, f"{maps} {how}\n{out / 'model.int8.onnx'}")

@@ -27,6 +27,10 @@ Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino, 
 Provider = Annotated[
     str, typer.Option("--provider", help="the runtime's provider or device, NAME or NAME:KEY=VALUE,...; another one is an error")
 ]
+Calibration = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="TensorRT up to 10 with precision=int8: pictures (.npy) or a calibration cache"),
+]
 Seed = Annotated[int, typer.Option("--seed")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Criterion = Annotated[str, typer.Option("--criterion", help="l1, l2, bn-scale, lamp, fpgm, taylor, fisher, random")]

@@ -41,6 +41,7 @@ from toolchain.stage import tool_versions, write_bytes, write_json
 
 __all__ = ["build", "verify"]
 
+PAIR = ".openvino"  # see toolchain/export/openvino.py
 MIN_SCORE, NMS_IOU, MAX_DETECTIONS = 0.25, 0.7, 300  # suppression as in evaluation; the score is the one detectors are used at
 LEAST_SCORE = 0.001
 SCORE_TOLERANCE = 0.2  # of the threshold: 0.05 at 0.25, more than FP16 or another CPU's INT8 kernels shift a score
@@ -70,8 +71,8 @@ def build(
     """Load and run the graph on the host, try the bundle's own infer.py there, then put the whole folder in place in one step.
 
     Args:
-        onnx: the graph; ONNX Runtime and OpenVINO load it as it is, so it is engine and source in one file. TensorRT's
-            plan is built of it on the host.
+        onnx: the graph, or OpenVINO's own pair in one file; ONNX Runtime and OpenVINO load it as it is, so it is engine and
+            source in one file. TensorRT's plan is built of it on the host.
         out: the bundle's folder; an older bundle there is replaced.
         on: device, runtime, threads; its target is kept for the record.
         labels: class names, as many as the output has score rows.
@@ -99,8 +100,9 @@ def build(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as parent:
         made = Path(parent) / "bundle"
         made.mkdir()
-        shutil.copyfile(onnx, made / SOURCE)
-        name = SOURCE if engine is None else f"engine{engine.suffix}"
+        source = SOURCE if onnx.suffix != PAIR else f"engine{PAIR}"
+        shutil.copyfile(onnx, made / source)
+        name = source if engine is None else f"engine{engine.suffix}"
         if engine is not None:
             shutil.copyfile(engine, made / name)
         with connect(on.host, python=on.python) as device, device.session() as session:
@@ -115,8 +117,8 @@ def build(
             ran = check(BuildAnswer, session.request("build", timeout_s=timeout_s, path=path, **fields))
             _fits(ran, imgsz, len(labels))
             _write_files(made, ran, labels, imgsz, sample)
-            values = _values(name, on, precision, probe, ran, own)
-            names = list(dict.fromkeys((name, SOURCE, *(own.files if own else ()))))
+            values = _values(name, source, on, precision, probe, ran, own)
+            names = list(dict.fromkeys((name, source, *(own.files if own else ()))))
             before = {**values, "files": entries(made, [*names, *(name for name in ALWAYS if name != EXPECTED)])}
             write_manifest(made, before)
             write_json(made / EXPECTED, _expected(session, made, [*before["files"], MANIFEST], own, timeout_s))
@@ -126,10 +128,10 @@ def build(
 
 
 def _values(
-    engine: str, on: On, precision: str, probe: Probe, ran: BuildAnswer, own: OwnEngine | None
+    engine: str, source: str, on: On, precision: str, probe: Probe, ran: BuildAnswer, own: OwnEngine | None
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "engine": engine, "source": SOURCE, "conversion": own.conversion if own else None, "target": on.target,
+        "engine": engine, "source": source, "conversion": own.conversion if own else None, "target": on.target,
         "precision": precision,
         "runtime": {"name": on.runtime, "version": ran.runtime_version, "provider": ran.provider, "threads": on.threads,
                     "options": ran.options},

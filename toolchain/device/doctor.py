@@ -92,19 +92,25 @@ class Examination:
         }  # fmt: skip
 
 
-def examine(host: str = "local", target: str | None = None, *, python: str | None = None, install: bool = False) -> Examination:
+def examine(
+    host: str = "local", target: str | None = None, *, python: str | None = None, install: bool = False,
+    runtime: str | None = None,
+) -> Examination:  # fmt: skip
     """Look at a host without changing it; only a power mode that an unclean end left behind is put back.
 
     Args:
         target: what it ought to be, a name or a TOML file; None: the target that fits is taken.
         install: before, put numpy and the runtime, where they are missing, into an environment in the agent's own folder there.
 
+        runtime: to install; None: the target's.
+
     Raises:
         UnknownNameError, ConfigError: the target.
+        UsageError: a runtime that pip cannot install.
         DeviceError and its kinds: the host cannot be asked, or nothing could be installed.
     """
     asked = load_target(target) if target is not None else None
-    installed = _install(host, asked, python) if install else None
+    installed = _install(host, asked, python, runtime) if install else None
     if installed is not None:
         python = installed if parse_host(host).local else None  # over SSH it is now the one taken by itself
     with connect(host, python=python) as device, device.session() as session:
@@ -137,13 +143,13 @@ def examine(host: str = "local", target: str | None = None, *, python: str | Non
     return exam
 
 
-def _install(host: str, asked: Target | None, python: str | None) -> str | None:
-    """What is missing for the target; None when nothing was."""
+def _install(host: str, asked: Target | None, python: str | None, runtime: str | None) -> str | None:
+    """What is missing for the target, or of the runtime; None when nothing was."""
     with connect(host, python=python) as device, device.session() as session:
         lock.hold(session)
         probe = check(Probe, session.request("probe", timeout_s=PROBE_S))
         target = asked or _fitting(match.match(probe), probe, own=device.name == "local")
-        packages = installing.missing(target, probe)
+        packages = installing.missing(target, probe, runtime)
         if packages:
             return installing.install(session, packages)
         progress.note(f"  {device.name}: nothing to install for {probe.executable}")

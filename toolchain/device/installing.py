@@ -7,10 +7,11 @@ from toolchain.device.messages import Count, Message, Path_, Text, check
 from toolchain.device.session import AgentSession
 from toolchain.device.state_messages import Probe
 from toolchain.device.target import Target
+from toolchain.errors import UsageError
 
 SILENCE_S = 180.0  # without a line and without a byte more on the device's disk
 USUAL = "onnxruntime"  # what commands run where no --runtime is given
-BY_PIP = (USUAL, "ncnn", "openvino")  # other runtimes come with the board's own system
+BY_PIP = (USUAL, "openvino", "ncnn")  # other runtimes come with the board's own system
 
 
 class Line(Message):
@@ -25,14 +26,34 @@ class Installed(Message):
     python: Path_
 
 
-def missing(target: Target | None, probe: Probe) -> list[str]:
-    """Names of the packages to install: numpy, the usual runtime and, where pip has it, the target's default one; none where they
-    are there.
+def missing(target: Target | None, probe: Probe, asked: str | None = None) -> list[str]:
+    """Names of the packages to install; none where numpy and the runtimes are there or do not come by pip.
+
+    The environment is made anew, so what it may hold already is named again.
+
+    Args:
+        asked: the runtime; None: the usual one and the target's default.
+
+    Raises:
+        UsageError: the one asked for does not come by pip.
     """
-    wanted = [name for name in dict.fromkeys((USUAL, target.default_runtime if target else USUAL)) if name in BY_PIP]
-    if probe.numpy is not None and all(probe.runtimes.get(name) for name in wanted):
+    if asked is not None and asked not in BY_PIP:
+        fix = "toolchain doctor HOST says what the board lacks"
+        raise UsageError("pip cannot install that runtime", got=f"{asked}; it can: {', '.join(BY_PIP)}", fix=fix)
+    wanted = (asked,) if asked else (USUAL, target.default_runtime if target else USUAL)
+    bare = probe.numpy is None
+    lacking = [name for name in wanted if name in BY_PIP and (bare or not probe.runtimes.get(name))]
+    if not bare and not lacking:
         return []
-    return ["numpy", *wanted]
+    return ["numpy", *(name for name in BY_PIP if name in lacking or _by_pip(name, probe))]
+
+
+def _by_pip(name: str, probe: Probe) -> bool:
+    """Whether it runs and may be pip's; ONNX Runtime with CUDA is the board's own build, which pip's must not cover."""
+    found = probe.runtimes.get(name)
+    if probe.numpy is None or found is None:
+        return False
+    return name != USUAL or "CUDAExecutionProvider" not in found.providers
 
 
 def install(session: AgentSession, packages: list[str]) -> str:

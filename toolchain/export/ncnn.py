@@ -1,4 +1,6 @@
-"""ONNX -> ncnn: pnnx turns a float graph of fixed shapes into ncnn's pair of files, which travel as one.
+"""ONNX -> ncnn: pnnx turns a graph of fixed shapes into ncnn's pair of files, which travel as one.
+
+Of a Q/DQ graph whose convolutions alone are quantized the float graph goes through pnnx, then the integers into its files.
 
 The file is an archive, stored and without dates, so that the same graph gives the same bytes: model.param and model.bin as ncnn
 reads them, and about.json with what they do not say. The agent's rt_ncnn.py reads it.
@@ -18,11 +20,12 @@ from typing import Any
 import onnx
 
 from toolchain.errors import ExportError, UsageError
+from toolchain.export.ncnn_int8 import quantize
+from toolchain.export.unquantize import Int8Conv, is_quantized, unquantize
 from toolchain.stage import file_sha256
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".ncnn"
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 FOREIGN = re.compile(r"[.:]")  # in the kind of a layer: what pnnx left as it was, "torch.cumsum", "aten::size"
 LIMIT_S = 600.0
 
@@ -32,28 +35,32 @@ def to_ncnn(model: Path, out: Path) -> Path:
 
     Raises:
         UsageError: pnnx is not installed.
-        ExportError: the graph is quantized or takes any shape; pnnx cannot convert it, or leaves operators ncnn does not have.
+        ExportError: the graph takes any shape, or is quantized as ncnn cannot be; pnnx cannot convert it, or leaves operators
+            ncnn does not have.
     """
-    graph = onnx.load(model).graph
+    floats, convs = _parts(onnx.load(model))
+    graph = floats.graph
     inputs, outputs = _tensors(graph.input), _tensors(graph.output)
-    _check(model, graph, inputs)
+    _check(model, inputs)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
         folder = Path(name)
-        _pnnx(model, folder, inputs[0]["shape"])
-        param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
-        layers = [line.split() for line in param.read_text().splitlines()[2:]]
+        param, weights = _pnnx(model, floats, folder, inputs[0]["shape"])
+        layers = [line.split() for line in param.splitlines()[2:]]
         if foreign := sorted({words[0] for words in layers if words and FOREIGN.search(words[0])}):
             raise ExportError("ncnn has no such operators", got=f"{model}: {', '.join(foreign)}", fix="another runtime")
+        if convs:
+            param, weights = quantize(param, weights, convs)
         about = {
-            "format": FORMAT, "inputs": inputs, "outputs": outputs, "source_sha256": file_sha256(model),
+            "format": FORMAT, "int8_convolutions": len(convs), "inputs": inputs, "outputs": outputs,
+            "source_sha256": file_sha256(model),
             "input_blob": _blobs(layers, "in", 1)[0], "output_blobs": _blobs(layers, "out", len(outputs)),
         }  # fmt: skip
         made = folder / out.name
         with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
             for name, data in (
                 ("about.json", json.dumps(about, sort_keys=True).encode()),
-                ("model.param", param.read_bytes()),
-                ("model.bin", weights.read_bytes()),
+                ("model.param", param.encode()),
+                ("model.bin", weights),
             ):
                 archive.writestr(zipfile.ZipInfo(name), data)
         made.replace(out)
@@ -72,22 +79,25 @@ def _tensors(values: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _check(model: Path, graph: onnx.GraphProto, inputs: list[dict[str, Any]]) -> None:
-    if any(node.op_type in QUANTIZED for node in graph.node):
-        raise ExportError("ncnn does not read Q/DQ graphs", got=str(model), fix="take the float graph")
+def _parts(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Int8Conv]]:
+    return unquantize(model) if is_quantized(model.graph) else (model, [])
+
+
+def _check(model: Path, inputs: list[dict[str, Any]]) -> None:
     shapes = [tensor["shape"] for tensor in inputs]
     if len(inputs) != 1 or len(shapes[0]) != 4 or None in shapes[0] or shapes[0][0] != 1:
         raise ExportError("ncnn takes one picture of a fixed size", got=f"{model}: {shapes}", fix="export without --dynamic")
 
 
-def _pnnx(model: Path, folder: Path, shape: list[int]) -> None:
-    """Run the converter; weights stay FP32."""
-    (folder / "model.onnx").write_bytes(model.read_bytes())
+def _pnnx(model: Path, floats: onnx.ModelProto, folder: Path, shape: list[int]) -> tuple[str, bytes]:
+    """What the converter makes of a float graph: .param and .bin; weights stay FP32."""
+    onnx.save(floats, folder / "model.onnx")
     words = [program(), "model.onnx", f"inputshape={json.dumps(shape, separators=(',', ':'))}", "fp16=0"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode or not (folder / "model.ncnn.param").is_file():
         said = (done.stderr or done.stdout).strip()[-1500:]
         raise ExportError("pnnx could not convert the graph", got=f"{model}, status {done.returncode}: {said}")
+    return (folder / "model.ncnn.param").read_text(), (folder / "model.ncnn.bin").read_bytes()
 
 
 def program() -> str:

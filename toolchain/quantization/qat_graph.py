@@ -76,10 +76,11 @@ class QatGraph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, Any]:
         values = {self.source: self._rounded(self.source, images)}
+        before = {self.source: images}  # rounding
         for step in self.steps:
-            found = OPERATORS[step.op](self._inputs(step, values), step.attributes)
+            found = OPERATORS[step.op](self._inputs(step, values, before), step.attributes)
             for name, value in zip(step.outputs, found if isinstance(found, (tuple, list)) else (found,), strict=True):
-                values[name] = self._rounded(name, value)
+                before[name], values[name] = value, self._rounded(name, value)
         boxes, scores = ([values[name] for name in names] for names in (self.head.boxes, self.head.scores))
         return {
             "boxes": torch.cat([level.flatten(2) for level in boxes], 2),
@@ -87,8 +88,11 @@ class QatGraph(nn.Module):
             "feats": boxes,
         }
 
-    def _inputs(self, step: Step, values: dict[str, torch.Tensor]) -> list[Any]:
-        found: list[Any] = [values[name] if name in values else self._constant(name) for name in step.inputs]
+    def _inputs(self, step: Step, values: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> list[Any]:
+        found: list[Any] = []
+        for name in step.inputs:
+            there = before if (step.name, name) in self.rounding.unrounded else values
+            found.append(there[name] if name in there else self._constant(name))
         if step.name in self.rounding.convs:
             scales = self.rounding.scales(found[1])
             found[1] = round_weight(found[1], scales)

@@ -35,12 +35,14 @@ class Rounding:
         convs: nodes whose weights are int8.
         biases: those of them whose biases are int32.
         saturating: the scales of weights keep the 16-bit sums of CPUs without VNNI whole (`weights.py`).
+        unrounded: (node, tensor) where a node in float reads a tensor of `grids` as it was before.
     """
 
     grids: dict[str, Grid]
     convs: frozenset[str]
     biases: frozenset[str]
     saturating: bool
+    unrounded: frozenset[tuple[str, str]] = frozenset()
 
     def scales(self, weight: torch.Tensor) -> torch.Tensor:
         """Of each output channel of a conv's weight, (out, in / groups, kh, kw): they follow the weights, without gradient."""
@@ -89,7 +91,12 @@ def read_rounding(model: onnx.ModelProto, quantized: onnx.ModelProto, *, saturat
                 grids[original] = _grid(pair, constants)
             else:
                 (convs if original == floats[node.name].input[1] else biases).add(node.name)
-    return Rounding(grids, frozenset(convs), frozenset(biases), saturating)
+    unrounded = {
+        (node.name, name)
+        for node in quantized.graph.node if node.name in floats
+        for name, read in zip(floats[node.name].input, node.input, strict=True) if name in grids and read == name
+    }  # fmt: skip
+    return Rounding(grids, frozenset(convs), frozenset(biases), saturating, frozenset(unrounded))
 
 
 def _grid(pair: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Grid:

@@ -158,10 +158,25 @@ def place(
         },
     )
     result: onnx.ModelProto = quantizer.quantize_model()
+    if rules.rounds_inside:
+        _read_unrounded(result, placement)
     quantizer.model.topological_sort()
     del result.metadata_props[:]  # the quantizer leaves a mark of its own there
     result.metadata_props.extend(model.metadata_props)
     return result
+
+
+def _read_unrounded(model: onnx.ModelProto, placement: Placement) -> None:
+    """Nodes in float read what the Q reads, not what the DQ gives."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name in placement.nodes or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for place, name in enumerate(node.input):
+            dequantize = makers.get(name)
+            quantize = makers.get(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+            if quantize is not None:
+                node.input[place] = quantize.input[0]
 
 
 def _weight_ranges(model: onnx.ModelProto, placement: Placement, *, saturating: bool) -> dict[str, list[dict[str, Any]]]:

@@ -27,6 +27,7 @@ class Rules:
         first_conv: precision of the convs that read the picture.
         short_dfl: replace the box softmax by exp, one matrix product and a division (same function, faster on CPUs).
         source: where the row comes from.
+        rounds_inside: quantized operators round their own inputs, so operators in float read the tensor unrounded.
     """
 
     activations: Literal["uint8", "int8"]
@@ -40,6 +41,7 @@ class Rules:
     first_conv: Literal["int8", "float"]
     short_dfl: bool
     source: str
+    rounds_inside: bool = False
 
 
 MOVING = ("Concat", "Split", "MaxPool", "Resize", "Reshape", "Transpose", "Slice")  # only move values: one scale in and out
@@ -66,6 +68,15 @@ RULES: dict[str, Rules] = {
         source="as OpenVINO 2026.4 compiled YOLOv8n for AVX-512 VNNI and AMX: Q after SiLU lets it fuse both into the "
         "conv (onnxruntime-x86: 77 layers of their own); zero points other than 0 add 38 layers that requantize; without "
         "Split 8 splits and 16 Q stay float between INT8 convs; saturation without VNNI: oneDNN documentation",
+    ),
+    "ncnn": Rules(
+        activations="int8", symmetric=True, saturating_without_vnni=False,
+        quantized=("Conv",),
+        float_outputs=("Conv",), int32_bias=False, pair_on_weights=False,
+        last_convs="float", first_conv="int8", short_dfl=False,
+        source="ncnn, tools/quantize and src/layer/convolution.cpp: a scale per output channel of the weights and one for the "
+        "input, no zero points; the layer rounds its input itself and gives float, sums in 32 bits",
+        rounds_inside=True,
     ),
     "tensorrt": Rules(
         activations="int8", symmetric=True, saturating_without_vnni=False,

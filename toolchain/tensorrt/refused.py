@@ -25,7 +25,7 @@ NARROW = (  # types of 8 bits and fewer that some version quantizes to
 
 @rule(
     "H1", "error", source="ONNX parser: 'Non-zero zero point is not supported'; shown on RTX",
-    fix="quantize symmetrically to int8: toolchain quantize --rules tensorrt",
+    fix="quantize symmetrically to int8: toolchain quantize --runtime tensorrt",
 )  # fmt: skip
 def zero_points(graph: Graph, version: Version) -> Found:
     """Zero points are 0, and int8 before 11. Others exist only for DLA, by a flag of the parser from 10.11 on."""
@@ -55,7 +55,7 @@ def scales(graph: Graph, _: Version) -> Found:
 
 @rule(
     "H3", "error", source="ONNX parser: 'type Int32 ... needs FP8/FP4/Int4/Int8/UInt8'; shown on RTX",
-    fix="leave the bias in float: toolchain quantize --rules tensorrt, or QuantizeBias=False in quantize_static",
+    fix="leave the bias in float: toolchain quantize --runtime tensorrt, or QuantizeBias=False in quantize_static",
 )  # fmt: skip
 def wide_types(graph: Graph, _: Version) -> Found:
     """No 16 or 32 bits in Q/DQ, as quantize_static writes them for the bias."""
@@ -67,7 +67,7 @@ def wide_types(graph: Graph, _: Version) -> Found:
 
 @rule(
     "H4", "error", source="operators.md: not supported in any version; shown on RTX",
-    fix="write Q/DQ pairs around float operators instead (QDQ format): toolchain quantize --rules tensorrt",
+    fix="write Q/DQ pairs around float operators instead (QDQ format): toolchain quantize --runtime tensorrt",
 )  # fmt: skip
 def integer_operators(graph: Graph, _: Version) -> Found:
     """Operators that compute on integers themselves."""
@@ -78,7 +78,7 @@ def integer_operators(graph: Graph, _: Version) -> Found:
 
 @rule(
     "H5", "error", until=LAST_8, source="onnx-tensorrt 8.5 and 8.6, importer of Q/DQ",
-    fix="write the zero point, of the scale's length: toolchain quantize --rules tensorrt",
+    fix="write the zero point, of the scale's length: toolchain quantize --runtime tensorrt",
 )  # fmt: skip
 def written_zero_points(graph: Graph, _: Version) -> Found:
     """8.x wants the zero point to be there, as long as the scale."""
@@ -93,7 +93,7 @@ def written_zero_points(graph: Graph, _: Version) -> Found:
 
 @rule(
     "H6", "error", until=LAST_8, source="users' reports: 'invalid weights type of Int8'",
-    fix="keep the weight in float with Q and DQ behind it: toolchain quantize --rules tensorrt",
+    fix="keep the weight in float with Q and DQ behind it: toolchain quantize --runtime tensorrt",
 )  # fmt: skip
 def stored_weights(graph: Graph, _: Version) -> Found:
     """8.x cannot read weights that are stored as int8."""

@@ -15,7 +15,7 @@ from toolchain.tensorrt.versions import Version
 
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
 RESHAPING = ("Reshape", "Transpose", "Concat", "Split", "Slice", "Flatten", "Squeeze", "Unsqueeze")
-PLACE = "place the pairs by `toolchain quantize --rules tensorrt`"
+PLACE = "place the pairs by `toolchain quantize --runtime tensorrt`"
 
 
 @rule("P1", "warning", fix=PLACE, source="TensorRT documentation, Q/DQ placement")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def evaluate(
     name: str = "accuracy",
     prepared: Path | None = None,
 ) -> dict[str, Any]:
-    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx` or bundle, run on the host); writes `NAME.json`.
+    """mAP of a checkpoint (torch) or of an engine's own outputs (`.onnx`, `.xml` or bundle, run on the host); writes `NAME.json`.
 
     `prepared` is where the network's pictures are kept; default: in `out`.
     """
@@ -42,8 +43,8 @@ def evaluate(
 
     if model.is_dir():
         model = engine_of(model)
-    if model.suffix not in (".pt", ".onnx", ".ncnn", ".plan"):
-        raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx or a bundle folder")
+    if model.suffix not in (".pt", ".onnx", ".ncnn", ".openvino", ".plan", ".xml"):
+        raise UsageError("cannot evaluate this file", got=model, fix="a .pt, an .onnx, OpenVINO's model.xml or a bundle folder")
     out.mkdir(parents=True, exist_ok=True)
     if model.suffix == ".pt":
         loaded = load_model(model)
@@ -74,12 +75,38 @@ def engine_accuracy(
 
 
 def cpu_features(on: On) -> dict[str, Any]:
-    """What Q/DQ placement must know of the host's CPU: 8-bit dot products, and the rule table of its architecture."""
+    """What Q/DQ placement must know: 8-bit dot products of the host's CPU, and the row of rules for runtime and architecture.
+
+    A target of another architecture than the host's is what the graph is placed for.
+    """
     from toolchain.device.probe import probe
+    from toolchain.device.target import load_target
 
     found = probe(on.host, python=on.python)
-    flags = set(found["cpu_flags"] or [])
+    arch, flags = found["arch"], set(found["cpu_flags"] or [])
+    target = load_target(on.target) if on.target else None
+    if target is not None and arch not in target.arch:
+        arch, flags = target.arch[0], set()
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
-    if on.runtime in ("openvino", "tensorrt"):
+    if on.runtime != "onnxruntime":
         return {"vnni": vnni, "rules": on.runtime}
-    return {"vnni": vnni, "rules": "onnxruntime-arm" if found["arch"] in ("aarch64", "arm64") else "onnxruntime-x86"}
+    return {"vnni": vnni, "rules": "onnxruntime-arm" if arch in ("aarch64", "arm64") else "onnxruntime-x86"}
+
+
+def judged_on(on: On) -> tuple[On, list[str]]:
+    """Where an INT8 graph made for a runtime can be judged: by that runtime if the host has it, else by ONNX Runtime there.
+
+    Returns:
+        where, and a sentence for people where it is not the runtime itself.
+    """
+    from toolchain.device.probe import probe
+
+    if on.runtime == "onnxruntime":
+        return on, []
+    found = probe(on.host, python=on.python)
+    name = on.provider.split(":")[0]
+    if name in (found["runtimes"].get(on.runtime) or {}).get("providers", ()):
+        return on, []
+    why = found["unreadable"].get(f"runtimes.{on.runtime}", f"no {name} there")
+    text = f"made for {on.runtime}, judged by ONNX Runtime: {on.host} cannot run {on.runtime} ({str(why).splitlines()[0]})"
+    return replace(on, runtime="onnxruntime", provider=""), [text]

@@ -42,20 +42,24 @@ def deploy(
 
 def examine(
     hosts: Sequence[str], *, target: str | None = None, python: str | None = None, install: bool = False,
-    found: Callable[[dict[str, Any]], None] = lambda exam: None,
+    runtime: str | None = None, found: Callable[[dict[str, Any]], None] = lambda exam: None,
 ) -> tuple[list[dict[str, Any]], Exception | None]:  # fmt: skip
     """What every host is and whether a measurement there can be trusted; entries and error as of `deploy`.
 
     Args:
         install: what is missing, before.
+        runtime: which one to install; None: the usual one and the target's.
         found: called with each examination, in JSON types, as they come: a dead host keeps nobody waiting.
     """
+    if runtime is not None and not install:
+        raise UsageError("a runtime is named to be installed", got=runtime, fix=f"--install --runtime {runtime}")
 
     def done(outcome: fleet.Outcome[doctor.Examination]) -> None:
         if outcome.value is not None:
             found(outcome.value.to_json())
 
-    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, python=python, install=install), done=done)
+    asked: dict[str, Any] = {"python": python, "install": install, "runtime": runtime}
+    outcomes = fleet.run_on(hosts, lambda host: doctor.examine(host, target, **asked), done=done)
     return [one.to_json(one.value.to_json() if one.value else None) for one in outcomes], fleet.failed(outcomes)
 
 

@@ -33,19 +33,24 @@ def build(
     model: Path, out: Path, *, imgsz: int, on: On = HERE, precision: str = "fp32", sample: Path | None = None,
     keep_plan: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """ONNX -> a bundle whose engine really ran on the host.
+    """ONNX, or OpenVINO's own pair -> a bundle whose engine really ran on the host.
 
     Args:
         sample: the picture it is tried on there and wherever it goes.
         keep_plan: TensorRT's plan comes into the bundle; else it stays on the host, and every device builds its own.
     """
+    from toolchain.export import openvino
     from toolchain.export.metadata import class_names
 
-    asked: dict[str, Any] = {"labels": class_names(model), "imgsz": imgsz, "precision": precision, "sample": sample}
+    pair = model.suffix == openvino.XML
+    labels = openvino.class_names(model) if pair else class_names(model)
+    asked: dict[str, Any] = {"labels": labels, "imgsz": imgsz, "precision": precision, "sample": sample}
     asked["keep_plan"] = keep_plan
     with tempfile.TemporaryDirectory(prefix="edge-engine-") as folder:
         made = for_runtime(model, on, Path(folder))
-        if made != model:
+        if pair:
+            model = made
+        elif made != model:
             asked["engine"] = made
         return recover(lambda: build_bundle(model, out, on, **asked), on)
 

@@ -16,7 +16,7 @@ from toolchain.device.recover import recover
 from toolchain.device.settings import HERE, On
 from toolchain.errors import AccuracyGateError, UsageError
 from toolchain.stage import write_bytes, write_json
-from toolchain.verbs.accuracy import cpu_features, engine_accuracy
+from toolchain.verbs.accuracy import cpu_features, engine_accuracy, judged_on
 
 if TYPE_CHECKING:
     from toolchain.quantization.gate import Attempt
@@ -110,7 +110,6 @@ def quantize(
     on: On = HERE,
     seed: int = 0,
     work: Path | None = None,
-    rules: str | None = None,
     table: Path | None = None,
     trt_cache: Path | None = None,
     trt_version: str | None = None,
@@ -119,7 +118,8 @@ def quantize(
 
     Args:
         work: keeps prepared pictures and predictions; default: `out`.
-        rules: row of the table of placements; default: that of the host's runtime and processor.
+        on: its runtime says how the graph is placed; it is judged there by that runtime, or, where the host has none, by ONNX
+            Runtime with a warning. A target of another architecture than the host is what it is placed for.
         table: `calibration.json` of an earlier call, in place of calibrating.
         trt_cache: write the ranges there too, as TensorRT's implicit INT8 reads them.
         trt_version: of the TensorRT that will read it.
@@ -129,19 +129,21 @@ def quantize(
         QuantizationError: a model, pictures or a table that do not fit.
     """
     from toolchain.quantization.gate import check_gate
-    from toolchain.quantization.pictures import also_judged_on
+    from toolchain.quantization.pictures import also_judged_on, warn
     from toolchain.quantization.quantizer import FILE
 
-    making = _start(model, out, data, imgsz, int8 or Int8Section(), split, on, seed, work or out, rules, trt_cache is not None)
+    where, warned = judged_on(on)
+    for text in warned:
+        warn(text)
+    making = _start(model, out, data, imgsz, int8 or Int8Section(), split, on, where, seed, work or out, trt_cache is not None)
     section, judge = making.section, making.judge
     _calibrate(making, table)
     if trt_cache is not None:
         _write_trt_cache(making.ranges, trt_cache, trt_version)
     quantized = making.place()
     report = making.write(quantized)
-    warnings = report["warnings"] + also_judged_on(
-        [Path(image.file) for image in making.ranges.images], judge.dataset.images(split), split
-    )
+    drawn = [Path(image.file) for image in making.ranges.images]
+    warnings = [*warned, *report["warnings"], *also_judged_on(drawn, judge.dataset.images(split), split)]
     float_ = judge.accuracy(model, "float", split)
     found = judge.attempt(out / FILE, "int8", making.name)
     least, mixed = float_["map50_95"] - section.max_drop, None
@@ -157,6 +159,7 @@ def quantize(
         report = making.write(quantized)
     costs = _costs(making.quantizer, quantized, trained) if found["map50_95"] < least else []
     report |= {
+        "judged_by": where.runtime,
         "float": float_, "int8": found, "max_drop": section.max_drop, "trials": making.trials, "mixed": mixed, "qat": trained,
         "tried": [str(attempt) for attempt in judge.attempts], "warnings": warnings,
         "noisiest": [{"layer": cost.name, "sqnr_db": cost.sqnr_db} for cost in costs],
@@ -173,8 +176,8 @@ def quantize(
 
 
 def _start(
-    model: Path, out: Path, data: Path, imgsz: int, section: Int8Section, split: str, on: On, seed: int, work: Path,
-    rules: str | None, every_tensor: bool,
+    model: Path, out: Path, data: Path, imgsz: int, section: Int8Section, split: str, on: On, where: On, seed: int,
+    work: Path, every_tensor: bool,
 ) -> Making:  # fmt: skip
     """Everything that can be checked before a picture is read."""
     from toolchain.quantization.pictures import set_aside
@@ -189,10 +192,9 @@ def _start(
     if section.recipe == AUTO or section.mixed:
         images, held_out = set_aside(images, seed)
         dataset = dataset.with_split(HELD_OUT, held_out)
-    features = cpu_features(on) | ({"rules": rules} if rules else {})
-    quantizer = Quantizer(model, images, imgsz=imgsz, seed=seed, every_tensor=every_tensor, **features)
+    quantizer = Quantizer(model, images, imgsz=imgsz, seed=seed, every_tensor=every_tensor, **cpu_features(on))
     quantizer.plan(section.keep_float)
-    return Making(quantizer, section, Judge(dataset, split, imgsz, on, work), out, seed)
+    return Making(quantizer, section, Judge(dataset, split, imgsz, where, work), out, seed)
 
 
 def _calibrate(making: Making, given: Path | None) -> None:

@@ -13,7 +13,8 @@ NAME = "ncnn"
 PRECISIONS = ("fp32", "fp16", "int8")
 CPU = "cpu"
 PARAM, WEIGHTS, ABOUT = "model.param", "model.bin", "about.json"
-FORMAT = 1
+FORMAT = 2
+WINOGRAD_43 = "use_winograd43_convolution"
 FLOATS = {  # precision of what is not quantized: ncnn's options, which are on by themselves where the CPU has the instructions
     "fp32": (),
     "fp16": ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"),
@@ -54,10 +55,21 @@ def load(path, provider, threads):
             about = json.loads(archive.read(ABOUT).decode())
             if about["format"] != FORMAT:
                 raise AgentError("engine", "an ncnn engine of format %r, this agent reads %d" % (about["format"], FORMAT))
+            if about["int8_convolutions"]:
+                keep_exact(net)
             open_net(net, archive, os.path.dirname(path))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise AgentError("engine", "not an ncnn engine (`toolchain build --runtime ncnn` makes one): %s" % error) from error
-    return Engine(net, provider, about, {"num_threads": threads, "precision": precision})
+    options = {"num_threads": threads, "precision": precision, "int8_convolutions": about["int8_convolutions"]}
+    return Engine(net, provider, about, options)
+
+
+def keep_exact(net):
+    """Without Winograd's F(4, 3): its 32-bit sums hold weights of 6 bits only (ncnn2table), and ours have 8."""
+    if not hasattr(net.opt, WINOGRAD_43):
+        raise AgentError("provider", "ncnn %s cannot run weights of 8 bits: it has no option %s" % (version(), WINOGRAD_43))
+    net.opt.use_int8_inference = True
+    setattr(net.opt, WINOGRAD_43, False)
 
 
 def open_net(net, archive, folder):

@@ -1,8 +1,11 @@
-"""OpenVINO, 2023.1 or later. It reads ONNX graphs, float or Q/DQ: the engine is the graph, and loading compiles it."""
+"""OpenVINO, 2023.1 or later. It reads ONNX graphs, float or Q/DQ, and its own pair in one file (toolchain/export/openvino.py):
+the engine is the graph, and loading compiles it."""
 
 import functools
+import json
 import sys
 import time
+import zipfile
 
 from ..wire import AgentError
 from . import split
@@ -13,6 +16,7 @@ PROFILES = True
 PRECISION = "INFERENCE_PRECISION_HINT"  # of what is not quantized; left alone, OpenVINO takes bf16 where the CPU has it
 THREADS = "INFERENCE_NUM_THREADS"
 EXECUTED = "EXECUTED"
+FORMAT = 1  # of the file with the pair
 
 
 def module():
@@ -56,7 +60,9 @@ def load(path, provider, threads, profile_to=None):
     properties.update(asked)
     profiling = {"PERF_COUNT": True} if profile_to is not None else {}
     try:
-        compiled = core().compile_model(core().read_model(path), device, dict(properties, **profiling))
+        compiled = core().compile_model(read(path), device, dict(properties, **profiling))
+    except AgentError:
+        raise
     except Exception as error:
         if "bad_alloc" in str(error) or "allocate memory" in str(error):
             raise AgentError("out_of_memory", str(error)) from error
@@ -64,6 +70,17 @@ def load(path, provider, threads, profile_to=None):
     check(compiled, device, properties)
     made = Engine(compiled, provider, properties)
     return made if profile_to is None else Profiled(made)
+
+
+def read(path):
+    """The graph of an ONNX file, or of the pair in one file."""
+    if not zipfile.is_zipfile(path):
+        return core().read_model(path)
+    with zipfile.ZipFile(path) as archive:
+        about = json.loads(archive.read("about.json").decode())
+        if about.get("format") != FORMAT:
+            raise AgentError("engine", "a pair of format %r, this agent reads %d" % (about.get("format"), FORMAT))
+        return core().read_model(archive.read("model.xml"), archive.read("model.bin"))
 
 
 def check(compiled, device, properties):

@@ -176,7 +176,13 @@ def open_openvino(bundle, settings):
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
     if device == "CPU":
         properties["INFERENCE_NUM_THREADS"] = settings["threads"]
-    request = openvino.Core().compile_model(bundle.engine(), device, dict(properties, **more)).create_infer_request()
+    core, path = openvino.Core(), bundle.engine()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            model = core.read_model(archive.read("model.xml"), archive.read("model.bin"))
+    else:
+        model = core.read_model(path)
+    request = core.compile_model(model, device, dict(properties, **more)).create_infer_request()
     return lambda array: request.infer([array]).to_tuple()[0], openvino.__version__.split("-")[0]
 
 
@@ -194,6 +200,8 @@ def open_ncnn(bundle, settings):
                 setattr(net.opt, key, kind == precision)
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         about = json.loads(archive.read("about.json").decode())
+        if about["int8_convolutions"]:
+            net.opt.use_winograd43_convolution = False  # its sums do not hold weights of 8 bits
         pair = [archive.extract(name, folder) for name in ("model.param", "model.bin")]
         if net.load_param(pair[0]) != 0 or net.load_model(pair[1]) != 0:
             raise BundleError("%s: ncnn %s cannot read it" % (path, ncnn.__version__))
