@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from toolchain.agent import runtimes
+from toolchain.device.settings import On
 from toolchain.quantization.quantize import quantize
+from toolchain.verbs.accuracy import cpu_features
 
 rt = runtimes.find("openvino")
 try:
@@ -19,12 +21,18 @@ INT8 = ("i8", "u8")
 
 
 @pytest.fixture(scope="module")
-def layers(float_file: Path, picture_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], set[str]]:
-    """Layers of the compiled graph, and the ONNX nodes that were left in float."""
+def folder(float_file: Path, picture_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What quantizing for OpenVINO on this processor wrote."""
     out = tmp_path_factory.mktemp("int8")
-    quantize(float_file, picture_files, out, imgsz=64, vnni=True, rules="openvino")
-    engine = rt.load(str(out / "model.int8.onnx"), "CPU", 1)
-    return rt.rows(engine.compiled), set(json.loads((out / "calibration.json").read_text())["kept_float"])
+    quantize(float_file, picture_files, out, imgsz=64, **cpu_features(On(runtime="openvino")))
+    return out
+
+
+@pytest.fixture(scope="module")
+def layers(folder: Path) -> tuple[list[dict], set[str]]:
+    """Layers of the compiled graph, and the ONNX nodes that were left in float."""
+    engine = rt.load(str(folder / "model.int8.onnx"), "CPU", 1)
+    return rt.rows(engine.compiled), set(json.loads((folder / "calibration.json").read_text())["kept_float"])
 
 
 def made_of(row: dict) -> set[str]:

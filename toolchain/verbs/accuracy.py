@@ -88,9 +88,9 @@ def cpu_features(on: On) -> dict[str, Any]:
     if target is not None and arch not in target.arch:
         arch, flags = target.arch[0], set()
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
-    if on.runtime != "onnxruntime":
-        return {"vnni": vnni, "rules": on.runtime}
-    return {"vnni": vnni, "rules": "onnxruntime-arm" if arch in ("aarch64", "arm64") else "onnxruntime-x86"}
+    arm = arch in ("aarch64", "arm64")
+    rows = {"onnxruntime": "onnxruntime-arm" if arm else "onnxruntime-x86", "openvino": "openvino" if arm or vnni else "openvino-avx2"}
+    return {"vnni": vnni, "rules": rows.get(on.runtime, on.runtime)}
 
 
 def judged_on(on: On) -> tuple[On, list[str]]:
