@@ -92,7 +92,7 @@ def samples(*stopped: str) -> Samples:
 
 def test_flags_of_a_quiet_machine_are_none() -> None:
     values = np.random.default_rng(1).normal(10, 0.05, 900)
-    latency = replace(summarize(values, [100] * 9), interval="order statistics")
+    latency = replace(summarize(values, [100] * 9), dependence=None)
     assert judgement.flags_of(latency, samples(), STEADY, 2, 2) == ()
 
 
@@ -101,21 +101,21 @@ def test_flags_of_a_quiet_machine_are_none() -> None:
     [
         ({"cv": 0.2}, "varies by 20.0%"),
         ({"drift": -0.03}, "drifted by -3.0%"),
-        ({"lag1": 0.4, "interval": "blocks"}, "correlated (0.40): intervals come from whole passes"),
-        ({"lag1": 0.01, "interval": "blocks"}, "the passes differ by more than chance"),
-        ({"lag1": 0.4, "interval": "none"}, "no intervals"),
+        ({"lag1": 0.4, "dependence": "neighbours"}, "correlated (0.40): the intervals are wider for it"),
+        ({"dependence": "passes"}, "the passes differ by more than chance: the intervals are wider for it"),
+        ({"lag1": 0.4, "dependence": "neighbours", "interval": "none"}, "correlated (0.40): no intervals"),
         ({"slow_count": 3}, "3 of 900 samples above twice the median"),
     ],
 )
 def test_flags_of_the_samples(change: dict[str, Any], words: str) -> None:
-    quiet = {"cv": 0.001, "drift": 0.0, "lag1": 0.0, "interval": "order statistics", "slow_count": 0}
+    quiet = {"cv": 0.001, "drift": 0.0, "lag1": 0.0, "dependence": None, "interval": "blocks", "slow_count": 0}
     latency = replace(summarize(np.random.default_rng(1).normal(10, 0.05, 900)), **{**quiet, **change})
     (flag,) = judgement.flags_of(latency, samples(), STEADY, 2, 2)
     assert words in flag
 
 
 def test_flags_of_threads_warm_up_and_passes() -> None:
-    latency = replace(summarize(np.linspace(10, 10.01, 900)), drift=0.0, lag1=0.0, interval="order statistics")
+    latency = replace(summarize(np.linspace(10, 10.01, 900)), drift=0.0, lag1=0.0, dependence=None)
     warmup = {**STEADY, "stopped": "cap", "seconds": 60.2, "change": 0.034}
     found = judgement.flags_of(latency, samples("enough", "cap", "full"), warmup, 4, 2)
     for words in ("4 threads on 2 cores", "given up after 60 s", "+3.4%", "2 of 3 passes ended"):

@@ -48,7 +48,9 @@ def test_saving_is_by_rounds_and_skips_invalid_ones() -> None:
     ratio = saving(A, result([50.0, 50, 50, 40, 50, 60, -1]))
     assert ratio is not None
     assert (ratio.value, ratio.rounds) == (2.0, 6)
-    assert (ratio.low, ratio.high) == (pytest.approx(100 / 60), 2.5)
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert 100 / 60 < ratio.low < ratio.value < ratio.high < 2.5  # between the outer two rounds of six
     few = saving(A, result([50.0, 50.0]))
     assert few is not None
     assert (few.low, few.reason is None) == (None, False)

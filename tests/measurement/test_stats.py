@@ -7,39 +7,18 @@ from hypothesis import strategies as st
 
 from toolchain.errors import MeasurementError
 from toolchain.measurement import stats
+from toolchain.measurement.order import least_samples
 
-TABLE: dict[int, list[tuple[int, int] | None]] = {  # n: ranks (l, u) of the 95 % interval of p50, p90, p95, p99
-    100: [(40, 61), (84, 96), (90, 100), None],
-    300: [(133, 168), (259, 281), (277, 293), None],
-    1000: [(469, 532), (881, 919), (936, 964), (983, 997)],
-    3000: [(1446, 1555), (2667, 2733), (2826, 2874), (2959, 2981)],
-    10000: [(4902, 5099), (8941, 9059), (9457, 9543), (9880, 9920)],
-}
 samples_lists = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=400)
 
 
-@pytest.mark.parametrize("n", TABLE)
-@pytest.mark.parametrize("index", range(4))
-def test_ranks_of_the_interval(n: int, index: int) -> None:
-    q, expected = list(stats.QUANTILES.values())[index], TABLE[n][index]
-    lower, upper = stats.interval_indices(n, q)
-    assert (upper is None) if expected is None else ((lower, upper) == expected)
-
-
-@pytest.mark.parametrize(("q", "n"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368)])
-def test_smallest_number_of_samples_with_an_interval(q: float, n: int) -> None:
-    assert None not in stats.interval_indices(n, q)
-    assert None in stats.interval_indices(n - 1, q)
-
-
-@pytest.mark.parametrize(("rounds", "rank"), [(6, 1), (8, 1), (9, 2), (12, 3), (15, 4)])
-def test_ranks_of_the_median_of_rounds(rounds: int, rank: int) -> None:
-    assert stats.interval_indices(rounds, 0.5) == (rank, rounds + 1 - rank)
-
-
-def test_percentile_is_an_order_statistic() -> None:
+def test_percentile_lies_between_order_statistics() -> None:
     found = stats.percentile(np.random.default_rng(0).permutation(np.arange(1, 1001)), 0.9)
-    assert (found.value, found.low, found.high, found.reason) == (900.0, 881.0, 919.0, None)
+    assert (found.value, found.reason) == (900.0, None)
+    assert found.low is not None
+    assert found.high is not None
+    assert 881 <= found.low < 882
+    assert 918 < found.high <= 919
 
 
 def test_percentile_without_a_bound_says_why() -> None:
@@ -47,23 +26,24 @@ def test_percentile_without_a_bound_says_why() -> None:
     assert found.value is None
     assert found.low is None
     assert found.reason is not None
-    assert "100 samples" in found.reason
+    assert "100 samples are too few: an interval of 95% takes 368" in found.reason
 
 
 @given(samples_lists, st.sampled_from(sorted(stats.QUANTILES.values())))
 def test_interval_encloses_the_estimate(samples: list[float], q: float) -> None:
     found = stats.percentile(samples, q)
     if found.value is None or found.low is None or found.high is None:
-        assert None in stats.interval_indices(len(samples), q)
+        assert len(samples) < least_samples(q)
     else:
         assert found.low <= found.value <= found.high
-        assert {found.low, found.value, found.high} <= set(samples)
+        assert found.value in samples
 
 
 @given(samples_lists)
 def test_order_of_samples_does_not_matter_to_percentiles(samples: list[float]) -> None:
-    forward, backward = stats.summarize(samples), stats.summarize(samples[::-1])
-    assert (forward.p50, forward.p90, forward.slow_count) == (backward.p50, backward.p90, backward.slow_count)
+    assert stats.percentile(samples, 0.5) == stats.percentile(samples[::-1], 0.5)
+    assert stats.summarize(samples).p90.value == stats.summarize(samples[::-1]).p90.value
+    assert stats.summarize(samples).slow_count == stats.summarize(samples[::-1]).slow_count
 
 
 def test_interval_covers_the_true_median() -> None:
@@ -94,10 +74,15 @@ def test_summary_of_one_sample_has_no_spread() -> None:
 def test_autocorrelation() -> None:
     white = np.random.default_rng(0).normal(size=4000) + 10
     smooth = np.convolve(white, np.ones(5) / 5, mode="valid")
-    assert abs(stats.lag1_autocorrelation(white) or 1) < 0.05
-    assert stats.lag1_autocorrelation(smooth) == pytest.approx(0.8, abs=0.05)
-    assert stats.lag1_autocorrelation([1.0, 2.0] * 50) == pytest.approx(-1, abs=0.02)
-    assert stats.lag1_autocorrelation([5.0] * 10) is None
+    assert abs(stats.lag1_autocorrelation([white]) or 1) < 0.05
+    assert stats.lag1_autocorrelation([smooth]) == pytest.approx(0.8, abs=0.05)
+    assert stats.lag1_autocorrelation([[1.0, 2.0] * 50]) == pytest.approx(-1, abs=0.02)
+    assert stats.lag1_autocorrelation([[5.0] * 10]) is None
+
+
+def test_neighbours_across_a_pause_are_none() -> None:
+    assert stats.lag1_autocorrelation([[1.0, 2.0], [2.0, 1.0]] * 20) == pytest.approx(-1)
+    assert stats.lag1_autocorrelation([[1.0], [2.0], [3.0]]) is None
 
 
 def test_ratio_cancels_drift_that_both_sides_share() -> None:
@@ -106,11 +91,15 @@ def test_ratio_cancels_drift_that_both_sides_share() -> None:
     assert (found.value, found.low, found.high, found.rounds) == (2.0, 2.0, 2.0, 9)
 
 
-def test_ratio_interval_is_an_order_statistic_of_the_rounds() -> None:
+def test_ratio_interval_lies_between_the_rounds_second_from_the_ends() -> None:
     found = stats.ratio_of_rounds([[float(i)] for i in range(1, 10)], [[1.0]] * 9)
-    assert (found.value, found.low, found.high) == (5.0, 2.0, 8.0)
-    assert found.contains(2.0)
-    assert not found.contains(1.9)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == 5.0
+    assert 2.0 < found.low < 2.2
+    assert 7.8 < found.high < 8.0
+    assert found.contains(2.3)
+    assert not found.contains(2.0)
 
 
 def test_ratio_of_few_rounds_has_no_interval() -> None:

@@ -11,7 +11,7 @@ from toolchain.device.messages import check
 from toolchain.device.pace import Pace
 from toolchain.device.samples import Samples
 from toolchain.device.state_messages import State
-from toolchain.measurement.stats import CONTROL_MARGIN, LAG1_LIMIT, Ratio, Summary, control_holds
+from toolchain.measurement.stats import CONTROL_MARGIN, Ratio, Summary, control_holds
 
 CV_LIMIT = 0.025  # trtexec warns above it
 DRIFT_LIMIT = 0.02
@@ -29,11 +29,11 @@ def flags_of(latency: Summary, samples: Samples, warmup: Mapping[str, Any], thre
         flags.append(f"latency varies by {latency.cv:.1%} (sd / mean): clocks not locked, or other work ran")
     if latency.drift is not None and abs(latency.drift) > DRIFT_LIMIT:
         flags.append(f"latency drifted by {latency.drift:+.1%} from the first to the last third")
-    if latency.interval != "order statistics":
+    if latency.dependence:
         why = f"neighbouring samples are correlated ({latency.lag1:.2f})"
-        if latency.lag1 is None or latency.lag1 <= LAG1_LIMIT:
+        if latency.dependence == "passes":
             why = "the passes differ by more than chance"
-        flags.append(f"{why}: {'intervals come from whole passes' if latency.interval == 'blocks' else 'no intervals'}")
+        flags.append(f"{why}: {'the intervals are wider for it' if latency.interval == 'blocks' else 'no intervals'}")
     if latency.slow_count:
         flags.append(f"{latency.slow_count} of {latency.n} samples above twice the median, the slowest {latency.max:.3g} ms")
     if cut := sum(entry["stopped"] != "enough" for entry in samples.rounds):

@@ -1,7 +1,7 @@
-"""Pure functions of raw samples. No distribution is assumed: intervals come from order statistics.
+"""Pure functions of raw samples. No distribution is assumed: intervals come from order statistics (order.py).
 
-The number of samples at or below the true q-quantile is Binomial(n, q): two order statistics enclose it with known probability.
-Samples that depend on each other get theirs from blocks instead (dependence.py).
+Where there are enough passes, how many samples count is read from the passes (dependence.py), whether the samples look dependent
+or not: a choice made by the same samples would make intervals too wide or too narrow.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from toolchain.errors import MeasurementError
-from toolchain.measurement.dependence import MIN_BLOCKS, Values, block_indices, blocks_of, design_effect
+from toolchain.measurement.dependence import MIN_BLOCKS, blocks_of, design_effect, likely_worth, more_than_chance, worth
+from toolchain.measurement.order import CONFIDENCE, Values, at_rank, interval_ranks, least_samples, middle_rank
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-CONFIDENCE = 0.95
 MIN_ROUNDS = 6  # below, no interval of the median reaches 95 %
 LAG1_LIMIT = 0.1
 BLOCK_MS = 1000.0
@@ -70,13 +70,15 @@ class Summary:
     """Everything said about one list of samples, ms.
 
     Attributes:
-        interval: where the percentiles' intervals come from: "order statistics" of independent samples, "blocks" of samples that
-            depend on each other, or "none" when they do and there are too few blocks.
-        design_effect: n / design_effect independent samples would tell as much; None where it could not be judged.
+        interval: where the percentiles' intervals come from: "blocks" (passes, or stretches of at least a second), "order
+            statistics" of samples that make too few blocks, or "none" when those are correlated besides.
+        dependence: how the samples depend on each other: "neighbours" are correlated, the "passes" differ by more than chance
+            explains, or None.
+        design_effect: n / design_effect independent samples would tell as much about the median; None below 6 blocks.
         sd, cv: sample standard deviation and sd / mean; None for one sample.
         slow_count: samples above twice the median.
         drift: median of the last third / median of the first third - 1; None below 6 samples.
-        lag1: correlation of each sample with the next; None below 3 samples or without variation.
+        lag1: correlation of each sample with the next of its pass; None below 3 samples or without variation.
     """
 
     n: int
@@ -93,6 +95,7 @@ class Summary:
     drift: float | None
     lag1: float | None
     interval: str
+    dependence: str | None
     design_effect: float | None
 
 
@@ -110,62 +113,71 @@ def checked(samples: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def interval_indices(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
-    """1-based ranks (l, u) of the order statistics that enclose the q-quantile; None for a bound that does not exist.
-
-    l is the largest index with P(B <= l-1) <= (1-c)/2 and u the smallest with P(B <= u-1) >= (1+c)/2, B ~ Binomial(n, q).
-    Example: n = 1000, q = 0.5 gives (469, 532).
-    """
-    from scipy.special import bdtr
-
-    cumulative = bdtr(np.arange(n), n, q)  # P(B <= k) for k = 0 .. n-1
-    lower = int((cumulative <= (1 - confidence) / 2).sum())
-    upper = int((cumulative < (1 + confidence) / 2).sum()) + 1
-    return (lower or None), (upper if upper <= n else None)
-
-
-def percentile(samples: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Percentile:
-    """The q-quantile x_(ceil(q n)) and its interval."""
+def percentile(samples: ArrayLike, q: float) -> Percentile:
+    """The q-quantile x_(ceil(q n)) of independent samples and its interval."""
     ordered = np.sort(checked(samples))
-    return _between(ordered, q, interval_indices(len(ordered), q, confidence), f"{len(ordered)} samples are too few")
+    ranks = interval_ranks(len(ordered), q)
+    if ranks is None:
+        return Percentile(None, None, None, f"{len(ordered)} samples are too few: {_takes(q)}")
+    return _between(ordered, q, *ranks)
 
 
-def _between(ordered: Values, q: float, ranks: tuple[int | None, int | None], reason: str) -> Percentile:
-    """The quantile and the two order statistics of these ranks; nothing where one does not exist."""
-    lower, upper = ranks
-    if lower is None or upper is None:
-        side = "lower" if lower is None else "upper"
-        return Percentile(None, None, None, f"{reason}: no {side} {CONFIDENCE:.0%} bound exists")
-    rank = max(1, math.ceil(round(q * len(ordered), 9)))
-    return Percentile(float(ordered[rank - 1]), float(ordered[lower - 1]), float(ordered[upper - 1]))
+def _takes(q: float) -> str:
+    return f"an interval of {CONFIDENCE:.0%} takes {math.ceil(least_samples(q))}"
 
 
-def dependent_percentile(blocks: Sequence[Values], q: float, effect: float | None) -> Percentile:
-    """The q-quantile of samples that depend on each other inside their blocks.
+def _between(ordered: Values, q: float, lower: float, upper: float) -> Percentile:
+    value = float(ordered[middle_rank(len(ordered), q) - 1])
+    return Percentile(value, at_rank(ordered, lower), at_rank(ordered, upper))
+
+
+def block_percentile(blocks: Sequence[Values], q: float, effect: float, lag1: float | None) -> Percentile:
+    """The q-quantile of samples that may depend on each other inside their blocks, and its interval.
+
+    Ranks are those of as many independent samples as these are worth, stretched over all of them; towards the tail, where few
+    blocks reach, so that the last of the few is the last of all. Where the blocks would ask for more than the largest sample,
+    it is the bound: `likely_worth` has shown that there are enough samples for it to be one.
 
     Args:
-        effect: `design_effect` of the blocks; None when there are too few of them.
+        blocks: at least 6, ms.
+        q: 0.5 or more.
+        effect: `design_effect` of the blocks at the median.
+        lag1: as in `Summary`.
     """
-    values = np.sort(np.concatenate(blocks))
-    plain = percentile(values, q)
-    if plain.value is None:
-        return plain
-    if effect is None:
-        reason = f"the samples depend on each other and make {len(blocks)} blocks; it takes {MIN_BLOCKS} for an interval"
-        return Percentile(plain.value, None, None, reason)
-    worth = int(len(values) / max(effect, 1.0))
-    ranks = block_indices(blocks, q, CONFIDENCE) if None not in interval_indices(worth, q) else (None, None)
-    return _between(values, q, ranks, f"{len(values)} samples that depend on each other tell as much as {worth}")
+    ordered = np.sort(np.concatenate(blocks))
+    n = len(ordered)
+    likely = likely_worth(n, len(blocks), effect, lag1, q) if q > 0.5 else n
+    if min(n, likely) < least_samples(q):
+        few = "" if n < least_samples(q) else f" that depend on each other and tell as much as {likely:.0f}"
+        return Percentile(None, None, None, f"{n} samples{few} are too few: {_takes(q)}")
+    count = max(worth(blocks, q), least_samples(q))
+    lower, upper = interval_ranks(count, q) or (1.0, count)
+    inner = (n + 1) / (count + 1)
+    return _between(ordered, q, lower * inner, upper * (n / count if q > 0.5 else inner))
 
 
-def lag1_autocorrelation(samples: ArrayLike) -> float | None:
-    """Correlation of neighbouring samples, -1..1; None below 3 samples or without variation."""
-    values = checked(samples)
-    centred = values - values.mean()
-    power = float(centred @ centred)
-    if len(values) < 3 or power <= 1e-24 * float(values @ values):
+def _percentiles(blocks: Sequence[Values], interval: str, effect: float | None, lag1: float | None) -> dict[str, Percentile]:
+    """The four of `QUANTILES`, with intervals of that kind."""
+    if interval == "blocks" and effect is not None:
+        return {name: block_percentile(blocks, q, effect, lag1) for name, q in QUANTILES.items()}
+    values = np.concatenate(blocks)
+    found = {name: percentile(values, q) for name, q in QUANTILES.items()}
+    if interval == "order statistics":
+        return found
+    reason = f"the samples depend on each other and make {len(blocks)} blocks; it takes {MIN_BLOCKS} for an interval"
+    return {name: one if one.value is None else Percentile(one.value, None, None, reason) for name, one in found.items()}
+
+
+def lag1_autocorrelation(passes: Sequence[ArrayLike]) -> float | None:
+    """Correlation of neighbouring samples of one pass, about -1..1; None below 3 samples, without neighbours or variation."""
+    parts = [checked(one) for one in passes]
+    values = np.concatenate(parts)
+    mean = values.mean()
+    centred = [one - mean for one in parts]
+    power, pairs = sum(float(one @ one) for one in centred), len(values) - len(parts)
+    if len(values) < 3 or not pairs or power <= 1e-24 * float(values @ values):
         return None
-    return float(centred[:-1] @ centred[1:]) / power
+    return sum(float(one[:-1] @ one[1:]) for one in centred) / pairs / (power / len(values))
 
 
 def drift(samples: ArrayLike) -> float | None:
@@ -181,8 +193,8 @@ def drift(samples: ArrayLike) -> float | None:
 def summarize(samples: ArrayLike, passes: Sequence[int] | None = None) -> Summary:
     """All of the above for samples in the order they were taken.
 
-    Intervals are those of independent samples unless neighbours are correlated (lag 1 above 0.1) or the passes differ by more
-    than chance explains.
+    Intervals come from the passes, or from stretches of at least a second, where these make 6 or more; else they are those of
+    independent samples, unless neighbours are correlated (lag 1 above 0.1).
 
     Args:
         samples: ms.
@@ -191,15 +203,18 @@ def summarize(samples: ArrayLike, passes: Sequence[int] | None = None) -> Summar
     values = checked(samples)
     mean = float(values.mean())
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
-    blocks = blocks_of(np.split(values, np.cumsum(passes)[:-1]) if passes else [values], BLOCK_MS)
-    lag1, effect = lag1_autocorrelation(values), design_effect(blocks)
-    depend = (lag1 is not None and lag1 > LAG1_LIMIT) or (effect is not None and effect > 1)
+    parts = [one for one in np.split(values, np.cumsum(passes)[:-1]) if len(one)] if passes else [values]
+    blocks = blocks_of(parts, BLOCK_MS)
+    lag1, effect = lag1_autocorrelation(parts), design_effect(blocks)
+    dependence = "passes" if effect is not None and more_than_chance(effect, len(blocks)) else None
+    dependence = "neighbours" if lag1 is not None and lag1 > LAG1_LIMIT else dependence
+    interval = "blocks" if effect is not None else "none" if dependence else "order statistics"
     return Summary(
         n=len(values), min=float(values.min()), max=float(values.max()), mean=mean, sd=sd,
         cv=sd / mean if sd is not None and mean else None,
-        **{name: dependent_percentile(blocks, q, effect) if depend else percentile(values, q) for name, q in QUANTILES.items()},
+        **_percentiles(blocks, interval, effect, lag1),
         slow_count=int((values > 2 * np.median(values)).sum()), drift=drift(values), lag1=lag1,
-        interval="order statistics" if not depend else "blocks" if effect is not None else "none", design_effect=effect,
+        interval=interval, dependence=dependence, design_effect=effect,
     )  # fmt: skip
 
 
@@ -207,7 +222,7 @@ def ratio_of_rounds(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Ratio:
     """Median over rounds of median(a_i) / median(b_i), with the order-statistics interval of those ratios.
 
     Slow drift of the machine cancels inside a round. For latencies of a baseline `a` and an engine `b` this is how many times
-    faster `b` is.
+    faster `b` is. Between two ratios the bounds lie on the line of their logarithms: a against b is then 1 / (b against a).
 
     Raises:
         MeasurementError: no rounds, not the same number, or a median that is not positive.
@@ -219,10 +234,11 @@ def ratio_of_rounds(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Ratio:
         raise MeasurementError("a round's median is not positive", got=medians)
     ratios = sorted(x / y for x, y in medians)
     value, rounds = float(np.median(ratios)), len(ratios)
-    lower, upper = interval_indices(rounds, 0.5)
-    if lower is None or upper is None:
+    ranks = interval_ranks(rounds, 0.5)
+    if ranks is None:
         return Ratio(value, None, None, rounds, f"{rounds} rounds are too few for a 95 % interval (it takes {MIN_ROUNDS})")
-    return Ratio(value, ratios[lower - 1], ratios[upper - 1], rounds)
+    low, high = (ratios[int(rank) - 1] * (ratios[int(rank)] / ratios[int(rank) - 1]) ** (rank % 1) for rank in ranks)
+    return Ratio(value, low, high, rounds)
 
 
 def to_json(value: Percentile | Ratio | Summary) -> dict[str, Any]:
