@@ -124,6 +124,26 @@ def test_fp16_around_quantized_layers(each_version: str, tmp_path: Path) -> None
     assert flags_of(convert(save_quantized(tmp_path / "q.onnx"), {"precision": "fp16"})[0])["flags"] == ["FP16", "INT8"]
 
 
+@pytest.mark.parametrize(("minor", "runs"), [("7", False), ("9", True)])
+def test_fp8_needs_a_gpu_that_has_it(
+    newest: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minor: str, runs: bool
+) -> None:
+    """Compute capability 8.9; Orin has 8.7. The graph itself says FP8: there is no flag for it."""
+    monkeypatch.setenv("FAKE_CUDART_MINOR", minor)
+    model = onnx.load(save_quantized(tmp_path / "q.onnx"))
+    zero = next(tensor for tensor in model.graph.initializer if tensor.name == "zero")
+    zero.CopyFrom(helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], [0.0]))
+    model.opset_import[0].version = 19
+    onnx.save(model, tmp_path / "fp8.onnx")
+    if runs:
+        assert flags_of(convert(tmp_path / "fp8.onnx")[0])["flags"] == []
+    else:
+        with pytest.raises(AgentError, match=r"compute capability 8\.7\) has no FP8"):
+            convert(tmp_path / "fp8.onnx")
+    with pytest.raises(AgentError, match="toolchain typed --fp8"):
+        convert(tmp_path / "q.onnx", provider="gpu:precision=fp8")
+
+
 def test_compatibility_on_request(each_version: str, graph: Path) -> None:
     order = {"version_compatible": True, "hardware_compatible": "AMPERE_PLUS"}
     if each_version.startswith("8.5"):
@@ -144,7 +164,7 @@ def test_dla_falls_back_to_the_gpu(each_version: str, graph: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "provider", ["gpu:precison=fp16", "gpu:precision=fp8", "gpu:workspace_mib=1", "gpu:gpu_fallback=maybe", "gpu:fast"]
+    "provider", ["gpu:precison=fp16", "gpu:precision=int4", "gpu:workspace_mib=1", "gpu:gpu_fallback=maybe", "gpu:fast"]
 )
 def test_options_that_are_none(newest: str, graph: Path, provider: str) -> None:
     with pytest.raises(AgentError) as caught:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests import tinynet
 from tests.agent.test_tensorrt_build import flags_of, save_quantized
@@ -60,6 +60,53 @@ def test_other_wishes(tmp_path: Path) -> None:
     assert (way.graph, way.provider, way.weak) == (typed, "gpu:precision=graph", False)
     assert [precision_of(name) for name in ("gpu", "dla0:workspace_mib=64,precision=int8")] == ["graph", "int8"]
     assert [major(name) for name in ("10.3.0", "11", "?")] == [10, 11, 0]
+
+
+def save_quantized_detector(path: Path) -> Path:
+    """The tiny detector with int8 Q/DQ on data and weight of its conv, as for TensorRT 8."""
+    model = onnx.load(tinynet.save_detector(path))
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.float32(0.01), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    )
+    nodes = []
+    for index, tensor in enumerate(conv.input[:2]):
+        nodes.append(helper.make_node("QuantizeLinear", [tensor, "scale", "zero"], [f"{tensor}_q"], f"{tensor}_q"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", "scale", "zero"], [f"{tensor}_dq"], f"{tensor}_dq"))
+        conv.input[index] = f"{tensor}_dq"
+    before, after = list(model.graph.node)[:1], list(model.graph.node)[1:]
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *nodes, *after])
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("version", lab.VERSIONS)
+def test_fp8_is_written_into_the_graph_where_it_is_read(tmp_path: Path, version: str) -> None:
+    graph = save_quantized_detector(tmp_path / "q.onnx")
+    if version.startswith("8."):
+        with pytest.raises(errors.ExportError, match="reads no FP8"):
+            choose_way(graph, onnx.load(graph), "gpu:precision=fp8", version, tmp_path)
+        return
+    way = choose_way(graph, onnx.load(graph), "gpu:precision=fp8", version, tmp_path)
+    assert (way.provider, way.weak, way.typed_from) == ("gpu:precision=graph", False, file_sha256(graph))
+    assert "FP8 and FP16 written into the graph" in way.said
+    assert "FP8 already" in choose_way(way.graph, onnx.load(way.graph), "gpu:precision=fp8", version, tmp_path).said
+    floats = tinynet.save_detector(tmp_path / "net.onnx")
+    with pytest.raises(errors.ExportError, match="the graph has none"):
+        choose_way(floats, onnx.load(floats), "gpu:precision=fp8", version, tmp_path)
+
+
+def test_an_fp8_plan_is_no_fp16_plan(trt10: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trt10.setenv("FAKE_CUDART_MINOR", "9")
+    fp8 = replace(USUAL, provider="gpu:precision=fp8")
+    about = {"labels": ["a", "b", "c"], "imgsz": 32, "precision": "int8"}
+    bundle.build(save_quantized_detector(tmp_path / "q.onnx"), tmp_path / "b", fp8, **about)  # type: ignore[arg-type]
+    aside = {"pace": short(1), "extras": Extras(aa_control=False)}
+    one = verbs.bench({"x": tmp_path / "b"}, tmp_path / "one", on=fp8, **aside).engines["x"]  # type: ignore[arg-type]
+    assert (one.options["typing"], one.options["flags"]) == ("strong", "none")
+    with pytest.raises(errors.ProviderError, match="asked for precision=fp16"):
+        verbs.bench({"x": tmp_path / "b"}, tmp_path / "two", on=USUAL, **aside)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

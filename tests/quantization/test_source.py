@@ -146,6 +146,20 @@ def test_a_foreign_detector_is_quantized(
     assert operators.count("QuantizeLinear") >= 2
 
 
+def test_a_graph_of_one_conv_is_not_told_to_keep_fewer_layers_in_float(tmp_path: Path) -> None:
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, SIZE, SIZE]) for name, c in (("images", 3), ("out", 8))
+    ]
+    weight = numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "weight")
+    graph = helper.make_graph([helper.make_node("Conv", ["images", "weight"], ["out"])], "one", values[:1], values[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "one.onnx")
+    with pytest.raises(QuantizationError, match="no conv would be quantized") as caught:
+        plan_placement(load_float(tmp_path / "one.onnx", SIZE), RULES["onnxruntime-x86"])
+    assert "1 reads the picture" in str(caught.value)
+    assert "toolchain export" in str(caught.value)
+    assert "fewer layers" not in str(caught.value)
+
+
 def test_not_a_detector(tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, SIZE, SIZE]) for name in ("images", "out")]
     graph = helper.make_graph([helper.make_node("Relu", ["images"], ["out"])], "relu", values[:1], values[1:])

@@ -46,6 +46,7 @@ MUTATIONS: dict[str, Case] = {
     "stored_weight_8": Case("H6", "inner_w_dq", g.stored_weight, half=False, version="8.6"),
     "fp16_scale_8": Case("H7", "e_q", g.set_constant("e_q_scale", np.float16(0.05)), half=False, version="8.5"),
     "float32_bias": Case("H8", "stem", g.set_constant("stem_bias", np.zeros(g.WIDTH, np.float32))),
+    "old_opset": Case("opset", "", g.set_opset(6), half=False),
     "new_opset": Case("opset", "", g.set_opset(25)),
     "new_opset_8": Case("opset", "", g.set_opset(18), half=False, version="8.6"),
     "custom_operator": Case("operator", "custom", g.custom_operator),

@@ -96,6 +96,18 @@ def test_typed_writes_a_graph_that_agrees(
     assert answer["size_bytes"] < 0.6 * (tmp_path / "model.int8.onnx").stat().st_size
 
 
+def test_typed_in_fp8(
+    tiny_int8: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(tiny_int8, tmp_path / "model.int8.onnx")
+    words = ["typed", str(tmp_path / "model.int8.onnx"), "--fp8", "--out", str(tmp_path / "typed"), "--json"]
+    code, out, _ = run(capsys, monkeypatch, *words)
+    answer = json.loads(out)
+    assert (code, answer["fp8"], answer["int8"], answer["warnings"]) == (0, True, False, [])
+    zero = {graph.zero_type(node) for graph in [Graph(onnx.load(tmp_path / "typed" / answer["file"]))] for node in graph.pairs}
+    assert zero == {onnx.TensorProto.FLOAT8E4M3FN}
+
+
 def test_typed_refuses_what_is_typed(
     tiny_graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

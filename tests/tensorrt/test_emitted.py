@@ -19,7 +19,7 @@ from toolchain.tensorrt.verify import verify
 from toolchain.tensorrt.versions import VERSIONS
 
 NETWORKS = ("dense", "pruned", "dynamic")
-FORMS = ("fp32", "fp16", "int8", "int8-fp16")
+FORMS = ("fp32", "fp16", "int8", "int8-fp16", "fp8-fp16")
 
 
 @cache
@@ -37,8 +37,8 @@ def pruned() -> object:
 
 @cache
 def emitted(name: str, form: str) -> onnx.ModelProto:
-    model = network(name) if not form.startswith("int8") else weak_int8(network(name))
-    return to_typed(model) if form.endswith("fp16") else model
+    model = weak_int8(network(name)) if "8" in form.split("-")[0] else network(name)
+    return to_typed(model, fp8=form.startswith("fp8")) if form.endswith("fp16") else model
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -111,6 +111,41 @@ def test_the_graph_given_is_not_changed(tiny_int8: onnx.ModelProto) -> None:
     assert tiny_int8.SerializeToString() == before
 
 
+def test_int8_becomes_fp8_with_the_same_ranges(tiny_int8: onnx.ModelProto) -> None:
+    """As many pairs at the same places; largest / 448 in place of largest / 127; outputs as near to float as FP8 can be."""
+    int8, fp8 = Graph(to_typed(tiny_int8)), Graph(model := to_typed(tiny_int8, fp8=True))
+    assert [(node.op_type, node.output[0]) for node in fp8.pairs] == [(node.op_type, node.output[0]) for node in int8.pairs]
+    for old, new in zip(int8.pairs, fp8.pairs, strict=True):
+        assert fp8.zero_type(new) == TensorProto.FLOAT8E4M3FN
+        scales = [graph.array(node.input[1]) for graph, node in ((int8, old), (fp8, new))]
+        np.testing.assert_allclose(scales[1].astype(float) * 448, scales[0].astype(float) * 127, rtol=2e-3, atol=1e-4)
+    weights = [(graph.array(node.input[0]), graph.array(node.input[1]), node) for graph in (int8, fp8) for node in graph.pairs
+               if graph.is_constant(node.input[0])]  # fmt: skip
+    half = len(weights) // 2
+    for (old, old_scale, _), (new, new_scale, node) in zip(weights[:half], weights[half:], strict=True):
+        shape = (-1, *[1] * (old.ndim - 1))
+        values = [w.astype(np.float32) * s.astype(np.float32).reshape(shape) for w, s in ((old, old_scale), (new, new_scale))]
+        limit = np.abs(values[0]).max() / 127 + np.abs(values[0]) / 16  # half a step of each
+        assert (np.abs(values[0] - values[1]) <= limit).all(), node.name
+    agreement(tiny_int8, model, [picture[None] for picture in pictures(3)])
+
+
+def test_fp8_needs_symmetric_pairs(tiny_graph: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="the graph has none"):
+        to_typed(tiny_graph, fp8=True)
+    with pytest.raises(ExportError, match="not int8 with zero point 0"):
+        to_typed(weak_int8(tiny_graph, "onnxruntime-x86"), fp8=True)
+
+
+def test_an_unknown_operator_is_named(tiny_graph: onnx.ModelProto) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(tiny_graph)
+    node = next(node for node in model.graph.node if node.op_type == "MaxPool")
+    node.op_type = "MaxPuul"
+    with pytest.raises(ExportError, match=f"does not know\n.*MaxPuul in node {node.name}"):
+        to_typed(model)
+
+
 def test_what_cannot_be_typed_is_refused(tiny_graph: onnx.ModelProto) -> None:
     with pytest.raises(ExportError, match="FP16 already"):
         to_typed(to_typed(tiny_graph))

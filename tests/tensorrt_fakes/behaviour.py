@@ -189,8 +189,16 @@ def INetworkDefinition_get_num_layers(owner):
 
 
 def INetworkDefinition_get_layer(owner, index):
-    kind = KINDS.get(owner._model.graph.node[index].op_type, "ELEMENTWISE")
-    return new("ILayer", type=getattr(trt.LayerType, kind))
+    node = owner._model.graph.node[index]
+    dtype = "FLOAT"
+    if node.op_type == "QuantizeLinear":
+        zero = next(tensor for tensor in owner._model.graph.initializer if tensor.name == node.input[2])
+        dtype = "FP8" if zero.data_type == onnx.TensorProto.FLOAT8E4M3FN else "INT8"
+    return new("ILayer", type=getattr(trt.LayerType, KINDS.get(node.op_type, "ELEMENTWISE")), dtype=dtype)
+
+
+def ILayer_get_output(owner, index):
+    return new("ITensor", dtype=getattr(trt.DataType, owner._dtype))
 
 
 def INetworkDefinition_get_num_inputs(owner):

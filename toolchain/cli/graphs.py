@@ -31,12 +31,15 @@ def typed(
     model: Annotated[Path, typer.Argument(help="float32 .onnx, with Q/DQ or without")],
     out: Out = Path("runs/typed"),
     data: MaybeData = None,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="int8 Q/DQ become FP8, for GPUs of compute capability 8.9 and later")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The same graph in FP16, with FP16 scales where there is Q/DQ: for TensorRT 11, and 10 strongly typed."""
     from toolchain import verbs
 
-    result = verbs.typed(model, folder(out), data=data)
+    result = verbs.typed(model, folder(out), data=data, fp8=fp8)
     agrees = result["agreement"]
     text = f"scores differ by {agrees['score_mean_abs']:.1e}, boxes by {agrees['box_mean_abs_px']:.2f} px on average"
     finish(result, as_json, f"{text}\n{out / result['file']}")

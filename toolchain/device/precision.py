@@ -1,6 +1,7 @@
 """How TensorRT comes by FP16 on a device: flags of its builder up to 10; from 11 on the graph itself must say its types.
 
-One word asks for it on every version, `precision=fp16` of a provider, and what was done is said and recorded.
+One word asks for it on every version, `precision=fp16` of a provider, and what was done is said and recorded. FP8
+(`precision=fp8`) is written into the graph on every version that has it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolchain.errors import ExportError
 from toolchain.stage import file_sha256, write_bytes
 
 if TYPE_CHECKING:
     import onnx
 
 FIRST_STRONG = 11  # TensorRT's version from which on networks are strongly typed, and no flag chooses a precision
+FIRST_FP8 = 10  # that reads FP8 Q/DQ: they begin with ONNX's opset 19
 PRECISION = re.compile(r"(?<=[:,])precision=(\w+)")
 
 
@@ -27,8 +30,8 @@ class Way:
     Attributes:
         graph: what goes to the device: the graph, or one with types of its own made from it.
         provider: with its options, as the build is asked for.
-        typed_from: hash of the graph that FP16 was written into, or that held it already; None where flags make it or nobody
-            asked.
+        typed_from: hash of the graph that FP16, or FP8, was written into, or that held it already; None where flags make it or
+            nobody asked.
         weak: flags of the builder choose precisions.
         impossible: this version has no such flags.
         said: the same in words.
@@ -43,7 +46,7 @@ class Way:
 
 
 def precision_of(provider: str) -> str:
-    """Of a TensorRT provider: fp16, bf16, int8, or graph, which is what none means."""
+    """Of a TensorRT provider: fp16, bf16, int8, fp8, or graph, which is what none means."""
     found = PRECISION.search(provider)
     return found[1] if found else "graph"
 
@@ -62,30 +65,42 @@ def choose_way(graph: Path, model: onnx.ModelProto, provider: str, version: str,
         folder: where a typed graph is written.
 
     Raises:
-        ExportError, QuantizationError: FP16 was asked for, this version needs it in the graph, and it cannot be written there.
+        ExportError, QuantizationError: FP16 or FP8 was asked for, this version needs it in the graph or has none, and it
+            cannot be written there.
     """
     asked, strong = precision_of(provider), major(version) >= FIRST_STRONG
     own = PRECISION.sub("precision=graph", provider)
     if asked == "graph":
         return Way(graph, provider, None, False, "the graph's own types")
-    if asked == "fp16" and _is_half(model):
-        return Way(graph, own, file_sha256(graph), False, "the graph's own types, which are FP16 already")
-    if asked != "fp16" or not strong:
+    fp8 = asked == "fp8"
+    if fp8 and major(version) < FIRST_FP8:
+        fix = "take precision=fp16, which runs the same Q/DQ in INT8"
+        raise ExportError("this TensorRT reads no FP8 Q/DQ", got=f"{version}; they begin with {FIRST_FP8}", fix=fix)
+    if (fp8 and _is_fp8(model)) or (asked == "fp16" and _is_half(model) and not _is_fp8(model)):
+        return Way(graph, own, file_sha256(graph), False, f"the graph's own types, which are {asked.upper()} already")
+    if not fp8 and (asked != "fp16" or not strong):
         return Way(graph, provider, None, True, f"weakly typed, {_flags(asked, model)}", impossible=strong)
-    typed = folder / f"{graph.stem}.typed.onnx"
+    typed = folder / f"{graph.stem}.{'fp8' if fp8 else 'typed'}.onnx"
     sha256 = file_sha256(graph)
-    write_bytes(typed, _typed(graph, sha256))
-    return Way(typed, own, sha256, False, "strongly typed, FP16 written into the graph")
+    write_bytes(typed, _typed(graph, sha256, fp8))
+    words = "FP8 and FP16" if fp8 else "FP16"
+    return Way(typed, own, sha256, False, f"strongly typed, {words} written into the graph")
 
 
 @lru_cache(maxsize=4)
-def _typed(graph: Path, _sha256: str) -> bytes:
+def _typed(graph: Path, _sha256: str, fp8: bool) -> bytes:
     """Written once, though an engine is loaded several times; the hash tells one content of the file from another."""
     import onnx
 
     from toolchain.tensorrt.typed import to_typed
 
-    return bytes(to_typed(onnx.load(str(graph))).SerializeToString(deterministic=True))
+    return bytes(to_typed(onnx.load(str(graph)), fp8=fp8).SerializeToString(deterministic=True))
+
+
+def _is_fp8(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    return any(tensor.data_type == TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer)
 
 
 def _is_half(model: onnx.ModelProto) -> bool:

@@ -80,9 +80,10 @@ def leave_float(model: onnx.ModelProto, rules: Rules, placement: Placement, name
 def _placement(graph: Structure, rules: Rules, kept: dict[str, str]) -> Placement:
     chosen = [node for node in graph.nodes if node.op_type in rules.quantized and node.name not in kept]
     if not any(node.op_type == "Conv" for node in chosen):
-        raise QuantizationError(
-            "no conv would be quantized", got=f"{len(kept)} nodes kept in float", fix="keep fewer layers in float"
-        )
+        asked = any(why.startswith("asked") for why in kept.values())
+        fix = "keep fewer layers in float" if asked else "give a whole detector's graph: `toolchain export`"
+        reasons = ", ".join(f"{list(kept.values()).count(why)} {why}" for why in dict.fromkeys(kept.values()))
+        raise QuantizationError("no conv would be quantized", got=f"nodes kept in float: {reasons}", fix=fix)
     tensors = dict.fromkeys(name for node in chosen for name in _activations(graph, node, rules))
     shared = graph.scale_groups(chosen, MOVING)
     follow = {name for node in chosen if node.op_type in (*MOVING, "Sigmoid") for name in node.output}

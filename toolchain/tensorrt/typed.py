@@ -1,7 +1,8 @@
 """FP16 written into the graph, for TensorRT's strongly typed networks: the only kind of 11, and the agent's choice on 10.
 
-From a float32 graph, with or without Q/DQ, come FP16 tensors and weights, and FP16 scales. What follows the last convs of the
-head stays in FP32: between 512 and 1024 px the steps of FP16 are half a pixel. Input and output stay float32 as well.
+From a float32 graph, with or without Q/DQ, come FP16 tensors and weights, and FP16 scales; INT8 may become FP8. What follows the
+last convs of the head stays in FP32: between 512 and 1024 px the steps of FP16 are half a pixel. Input and output stay float32 as
+well.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolchain.errors import ExportError
 from toolchain.quantization.structure import Structure
-from toolchain.tensorrt.graph import PAIR, QUANTIZE, Graph
+from toolchain.tensorrt.fp8 import FP8, stored_fp8, to_fp8
+from toolchain.tensorrt.graph import PAIR, QUANTIZE, Graph, label
 
 OPSET, IR = 19, 9  # the first whose Q/DQ take FP16 scales, and its file format
 FIXED = "tensor(float)"  # an input that ONNX wants in float32 whatever the rest is, as Resize its scales
 LOWEST = np.float16(np.finfo(np.float16).smallest_subnormal)
 
 
-def to_typed(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_typed(model: onnx.ModelProto, *, fp8: bool = False) -> onnx.ModelProto:
     """The same graph in FP16; see the top of this file. Metadata is kept, the model is not changed.
 
+    Args:
+        fp8: its int8 Q/DQ become FP8, see `fp8.py`.
+
     Raises:
-        ExportError: a graph that is FP16 already, that ONNX cannot take to opset 19, or with a value that FP16 cannot hold.
+        ExportError: a graph that is FP16 already, that ONNX cannot take to opset 19, with an operator that ONNX does not know, or
+            with a value that FP16 cannot hold.
         QuantizationError: not a detector.
     """
     copy = onnx.ModelProto()
@@ -33,8 +39,10 @@ def to_typed(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ExportError(
             "the graph is in FP16 already", fix="give the float32 graph, or the one with Q/DQ of `toolchain quantize`"
         )
-    if any(node.op_type in PAIR for node in copy.graph.node):
+    if fp8 or any(node.op_type in PAIR for node in copy.graph.node):
         copy = _raise_opset(copy)
+        if fp8:
+            to_fp8(copy)
         _store_weights(copy)
     tail, _ = _Layers(copy).head_tail()
     _Typing(copy, tail).apply()
@@ -68,7 +76,7 @@ def _raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _store_weights(model: onnx.ModelProto) -> None:
-    """Weights as int8 with a DQ in place of float, Q and DQ: rounded once, by the FP16 scale that will be used."""
+    """Weights in 8 bits with a DQ in place of float, Q and DQ: rounded once, by the FP16 scale that will be used."""
     graph = Graph(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     gone: list[onnx.NodeProto] = []
@@ -81,8 +89,11 @@ def _store_weights(model: onnx.ModelProto) -> None:
             [-1 if index == axis % weight.ndim else 1 for index in range(weight.ndim)] if scale.size > 1 else [1] * weight.ndim
         )
         steps = half_scale(scale).astype(np.float32).reshape(shape)
-        stored = np.clip(np.rint(weight / steps), -128, 127).astype(np.int8)
-        model.graph.initializer.append(numpy_helper.from_array(stored, node.output[0]))
+        if graph.zero_type(node) == FP8:
+            stored = stored_fp8(weight / steps, node.output[0])
+        else:
+            stored = numpy_helper.from_array(np.clip(np.rint(weight / steps), -128, 127).astype(np.int8), node.output[0])
+        model.graph.initializer.append(stored)
         gone.append(node)
     for node in gone:
         model.graph.node.remove(node)
@@ -127,7 +138,12 @@ class _Typing:
     def _fixed(self, node: onnx.NodeProto) -> set[int]:
         if node.domain not in ("", "ai.onnx"):
             return set()
-        schema = onnx.defs.get_schema(node.op_type, self.opset, "")
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, "")
+        except onnx.defs.SchemaError as error:
+            got = f"{node.op_type} in node {label(node)}, opset {self.opset}"
+            fix = "export the network without plugins and without suppression in the graph: toolchain export"
+            raise ExportError("the graph has an operator that ONNX does not know", got=got, fix=fix) from error
         return {index for index, parameter in enumerate(schema.inputs) if parameter.type_str == FIXED}
 
     def _halve(self, node: onnx.NodeProto) -> None:

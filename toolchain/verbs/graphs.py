@@ -47,11 +47,12 @@ def verify(model: Path, versions: Sequence[str] = ()) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def typed(model: Path, out: Path, *, data: Path | None = None) -> dict[str, Any]:
+def typed(model: Path, out: Path, *, data: Path | None = None, fp8: bool = False) -> dict[str, Any]:
     """Float32 graph, with Q/DQ or without -> `NAME.typed.onnx` in FP16 for strongly typed TensorRT 10 and 11, and `typed.json`.
 
     Args:
         data: the outputs must agree on pictures of its training split; None: on seeded noise.
+        fp8: its int8 Q/DQ become FP8, for GPUs of compute capability 8.9 and later.
 
     Raises:
         ExportError: a graph that cannot be written so, or that TensorRT 11 would refuse.
@@ -65,7 +66,7 @@ def typed(model: Path, out: Path, *, data: Path | None = None) -> dict[str, Any]
     from toolchain.tensorrt.versions import VERSIONS
 
     before = _load(model)
-    after = to_typed(before)
+    after = to_typed(before, fp8=fp8)
     newest = list(VERSIONS)[-1]
     warnings = [str(finding) for finding in check_accepted(after, newest)]
     agrees = agreement(before, after, _pictures(before, data))
@@ -74,7 +75,8 @@ def typed(model: Path, out: Path, *, data: Path | None = None) -> dict[str, Any]
     graph = Graph(after)
     report = {
         "file": path.name, "sha256": file_sha256(path), "size_bytes": path.stat().st_size, "source_sha256": file_sha256(model),
-        "opset": graph.opset, "nodes": len(graph.nodes), "int8": bool(graph.pairs), "warnings": warnings, "agreement": agrees,
+        "opset": graph.opset, "nodes": len(graph.nodes), "int8": bool(graph.pairs) and not fp8, "fp8": fp8, "warnings": warnings,
+        "agreement": agrees,
     }  # fmt: skip
     write_json(out / "typed.json", report)
     return report

@@ -15,7 +15,7 @@ BUILDS = True
 GPU, DLA = "gpu", re.compile(r"^dla([0-9])\Z")
 YES_NO = {"yes": True, "no": False}
 OPTIONS = {  # of a provider, as in "gpu:precision=fp16,workspace_mib=512"; see trt/ladder.py for what they mean
-    "precision": {name: name for name in ("graph", "fp16", "bf16", "int8")},
+    "precision": {name: name for name in ("graph", "fp16", "bf16", "int8", "fp8")},  # fp8: only as the graph's own
     "workspace_mib": None,
     "gpu_fallback": YES_NO,
     "version_compatible": YES_NO,
@@ -133,7 +133,8 @@ def load(path, provider, threads, profile_to=None, cache=None, root="/"):
         there = GPU if built_for is None else "dla%d" % built_for
         raise AgentError("provider", "the plan was built for %s, %s was asked for" % (there, provider))
     for key, value in sorted(options.items()):
-        typed = key == "precision" and value == "fp16" and flags.get("typed_from")  # the graph says so itself
+        # the graph says so itself
+        typed = key == "precision" and flags.get("typed_from") and value == ("fp8" if about.get("fp8") else "fp16")
         if key != "calibration" and flags.get(key) != value and not typed:
             raise AgentError("provider", "the plan was built with %s=%s, asked for %s=%s" % (key, flags.get(key), key, value))
     made = engine.Engine(plan, about, provider, core, profiling=profile_to is not None)

@@ -7,11 +7,12 @@ from ..wire import AgentError
 from . import api
 from .calibration import calibrator
 from .child import StoppedError
+from .cudart import Cuda
 from .travel import ENCODING
 
 UNSUPPORTED = ("UNSUPPORTED_NODE", "UNSUPPORTED_GRAPH")  # the parser's codes, by name
 MISSING_OP = ("No importer registered", "Plugin not found")
-PRECISIONS = ("graph", "fp16", "bf16", "int8")
+FIRST_FP8 = (8, 9)  # compute capability: Ada; Orin has 8.7
 TELL_SHARE, TELL_S = 0.01, 1.0  # progress is told when it has come so far, or after so long
 MAX_BATCH = 8  # of a graph with a free batch: what inference over a set takes at once
 
@@ -42,6 +43,9 @@ def build(path, order, say, stopped):
     parser = trt.OnnxParser(network, log)
     parse(trt, parser, path, log)
     say({"event": "parsed", "layers": network.num_layers})
+    eight = has_fp8(trt, network)
+    if eight:
+        check_fp8()
     config = builder.create_builder_config()
     calibrator_used, profile, flags = configure(trt, builder, network, config, order, strong)
     kept = [calibrator_used, profile]
@@ -53,7 +57,7 @@ def build(path, order, say, stopped):
             raise StoppedError()
         raise failed(log)
     known = {"layers": network.num_layers, "typing": "strong" if strong else "weak", "log": log.problems[-20:]}
-    known["builder_flags"] = flags
+    known["builder_flags"], known["fp8"] = flags, eight
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     known["inputs"] = {tensor.name: [int(side) for side in tuple(tensor.shape)] for tensor in inputs}
     if calibrator_used is not None and calibrator_used.cache():
@@ -196,6 +200,23 @@ def has_quantize(trt, network):
     """Whether the graph holds Q/DQ."""
     kinds = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
     return any(network.get_layer(index).type in kinds for index in range(network.num_layers))
+
+
+def has_fp8(trt, network):
+    """Whether the graph holds FP8 Q/DQ."""
+    kind = api.optional(trt.DataType, "FP8")  # from 8.6 on
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return kind is not None and any(
+        layer.type == trt.LayerType.QUANTIZE and layer.get_output(0).dtype == kind for layer in layers
+    )
+
+
+def check_fp8():
+    """AgentError where the GPU has no FP8: the builder's own words for it are of kernels that it cannot find."""
+    compute = Cuda().identity()["compute"]
+    if tuple(int(part) for part in compute.split(".")) < FIRST_FP8:
+        text = "this GPU (compute capability %s) has no FP8, which begins with %d.%d: take INT8 Q/DQ" % ((compute, *FIRST_FP8))
+        raise AgentError("engine_build", text)
 
 
 def compatibility(trt, config, order):

@@ -44,6 +44,8 @@ def complete(order):
     if unknown:
         raise AgentError("bad_request", "unknown in an order to build: %s" % ", ".join(unknown))
     whole = dict(ORDER, **order)
+    if whole["precision"] == "fp8":
+        raise AgentError("bad_request", "FP8 is for graphs with FP8 Q/DQ in them (precision graph): toolchain typed --fp8")
     if whole["precision"] not in ("graph", "fp16", "bf16", "int8"):
         raise AgentError("bad_request", "precision %r: graph, fp16, bf16 or int8" % whole["precision"])
     if whole["precision"] != "int8" and whole["calibration"]:
