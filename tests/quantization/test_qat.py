@@ -96,7 +96,9 @@ def test_rounded_torch_agrees_with_the_int8_engine(
     change = rms(kernels - np.stack([engine_outputs(twin.graph, student.head, picture) for picture in inputs]))
     assert change > 0.05
     assert rms(torch_says - word) < WORD_GAP * change
-    if rules != "onnxruntime-arm" or cpu_features(On())["vnni"]:  # else ONNX Runtime's kernels here saturate on ARM's 8-bit weights
+    if (
+        rules != "onnxruntime-arm" or cpu_features(On())["vnni"]
+    ):  # else ONNX Runtime's kernels here saturate on ARM's 8-bit weights
         assert rms(torch_says - kernels) < KERNEL_GAP * change
 
 

@@ -89,8 +89,9 @@ def cpu_features(on: On) -> dict[str, Any]:
         arch, flags = target.arch[0], set()
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
     arm = arch in ("aarch64", "arm64")
-    rows = {"onnxruntime": "onnxruntime-arm" if arm else "onnxruntime-x86", "openvino": "openvino" if arm or vnni else "openvino-avx2"}
-    return {"vnni": vnni, "rules": rows.get(on.runtime, on.runtime)}
+    onnxruntime, openvino = "onnxruntime-arm" if arm else "onnxruntime-x86", "openvino" if arm or vnni else "openvino-avx2"
+    rules = {"onnxruntime": onnxruntime, "openvino": openvino}.get(on.runtime, on.runtime)
+    return {"vnni": vnni, "rules": rules}
 
 
 def judged_on(on: On) -> tuple[On, list[str]]:
