@@ -31,7 +31,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("toolchain.selection.timed.sweep", by_size)
     monkeypatch.setattr("toolchain.selection.front.FACTORS", (0.9, 1.1))
-    monkeypatch.setattr("toolchain.selection.front.SECONDS", 1.0)
+    monkeypatch.setattr("toolchain.selection.front.EFFORT", 1.0)
     return make_job(tmp_path)
 
 
