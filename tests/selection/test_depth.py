@@ -148,7 +148,7 @@ def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share
     assert found.costs["latency"] == COST.at(found.widths) <= most * (1 + 1e-6)
     assert found.loss == pytest.approx(best, abs=5e-5)
     assert found.gap is not None
-    assert found.gap < 1e-5  # the solver counts losses in millionths of them all
+    assert found.gap < 1e-6  # what is rounded is not proven
 
 
 def test_some_of_those_plans_lose_bottlenecks_and_some_do_not() -> None:

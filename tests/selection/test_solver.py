@@ -39,7 +39,7 @@ def test_as_good_as_the_best_of_all_plans(seed: int, share: float) -> None:
     assert all(found.costs[limit.name] == limit.cost.at(found.widths) <= limit.most * (1 + 1e-6) for limit in limits)
     assert found.loss == pytest.approx(brute(losses(seed), limits), abs=1e-5)
     assert found.gap is not None
-    assert found.gap < 1e-5  # the solver counts losses in millionths of them all
+    assert found.gap < 1e-6  # what is rounded is not proven
 
 
 def test_a_block_makes_the_staircase() -> None:

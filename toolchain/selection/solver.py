@@ -21,16 +21,17 @@ from toolchain.selection.value import total
 
 Widths = dict[str, int]
 UNITS = 10**7  # a budget in whole numbers
-LOSS_STEPS = 10**6  # resolution of the loss between its extremes
+LOSS_STEPS = 10**8  # resolution of the loss between its extremes
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A cost that must not exceed `most`."""
+    """A cost that must not exceed `most`, in `unit`."""
 
     name: str
     cost: Cost
     most: float
+    unit: str = "of the dense engine's"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ def solve(
     least = {group: min(widths) for group, widths in options.items()}
     for limit in limits:
         if (lowest := limit.cost.at(least)) > limit.most:
+            reached = f"the least that can be reached is {lowest:.4g} {limit.unit}"
             raise BudgetError(
-                f"the {limit.name} budget cannot be reached by narrower layers", got=f"{limit.most:.4g}",
-                fix=f"the least that can be reached is {lowest:.4g}; a smaller picture (--imgsz) or model goes further",
+                f"the {limit.name} budget cannot be reached by narrower layers", got=f"{limit.most:.4g} {limit.unit}",
+                fix=f"{reached}; a smaller picture (--imgsz) or model goes further",
             )  # fmt: skip
     started = time.monotonic()
     sums = Sums.of(options, loss, [(limit.cost, limit.most) for limit in limits], removals)
