@@ -11,7 +11,7 @@ from pathlib import Path
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """Resident memory, MB (10^6 bytes); of this process alone, not of those it starts.
 

@@ -32,6 +32,20 @@ def test_a_peak_belongs_to_its_block_and_to_those_around_it() -> None:
     assert outer.peak_mb == large.peak_mb
 
 
+def test_blocks_of_equal_numbers_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmHWM:\t     500 kB\nVmRSS:\t     400 kB\n")
+    monkeypatch.setattr(memory, "STATUS", status)
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "clear_refs")
+    with peak_memory() as outer:
+        with peak_memory():
+            pass
+        with peak_memory():
+            pass
+        status.write_text("VmHWM:\t     900 kB\nVmRSS:\t     400 kB\n")
+    assert outer.peak_mb == pytest.approx(900 * 1024 / 1e6)
+
+
 def test_where_the_system_does_not_tell_there_is_a_reason_and_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
     with peak_memory() as found:

@@ -26,7 +26,7 @@ from toolchain.stage import append_line, read_lines
 FILE = "spent.jsonl"
 
 
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """One stage of one run.
 
