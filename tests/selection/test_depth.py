@@ -147,7 +147,8 @@ def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share
     assert consistent(found.widths)
     assert found.costs["latency"] == COST.at(found.widths) <= most * (1 + 1e-6)
     assert found.loss == pytest.approx(best, abs=5e-5)
-    assert found.gap == 0
+    assert found.gap is not None
+    assert found.gap < 1e-6  # what is rounded is not proven
 
 
 def test_some_of_those_plans_lose_bottlenecks_and_some_do_not() -> None:

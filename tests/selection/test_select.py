@@ -24,6 +24,9 @@ from toolchain.yolo.checkpoint import load_model
 
 FEW = SelectSection(precision="fp32", samples=20, rounds=2, criterion="l1", check=4)
 
+STAGES = ["dense engines", "values of widths", "timing of plans", "fit of the latency model", "choice of the start",
+          "rounds", "solver", "cut", "check of the sum", "reasons and other budgets"]  # fmt: skip
+
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -31,7 +34,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("toolchain.selection.timed.sweep", by_size)
     monkeypatch.setattr("toolchain.selection.front.FACTORS", (0.9, 1.1))
-    monkeypatch.setattr("toolchain.selection.front.SECONDS", 1.0)
+    monkeypatch.setattr("toolchain.selection.front.EFFORT", 1.0)
     return make_job(tmp_path)
 
 
@@ -65,6 +68,13 @@ def test_a_plan_a_network_and_the_reasons(job: Path, tmp_path: Path) -> None:
     assert "toolchain select" in page
     assert "--budget latency=0.8x --budget size=0.6x" in page
     assert all(f"<code>{group.removesuffix('.conv')}</code>" in page for group in plan.widths)
+    assert "What the selection cost" in page
+    cost: dict[str, Any] = {row["stage"]: row for row in result["spent"]}  # type: ignore[attr-defined]
+    assert list(cost) == STAGES
+    assert cost["timing of plans"]["done"] == FEW.samples
+    assert cost["timing of plans"]["kept"] == cost["cut"]["earlier_wall_s"] == 0
+    assert all(0 < row["device_s"] <= row["wall_s"] for row in (cost["timing of plans"], cost["rounds"]))
+    assert cost["solver"]["device_s"] == cost["cut"]["device_s"] == 0
     count = [sum(p.numel() for p in net.parameters()) for net in (dense, cut)]
     assert count[1] < 0.75 * count[0]  # the size budget was heard
     assert abs(result["measured"] / result["share"] - 1) <= TOLERANCE or result["measured"] < 0.6 * (1 + TOLERANCE)  # type: ignore[operator]

@@ -135,6 +135,22 @@ class Energy(_Part):
     scope: str | None = None
 
 
+class Spent(_Part):
+    """What a stage cost: seconds of this run and of earlier ones in the same folder, of them the device's; memory of the process
+    before it and at most; pieces of work done now and kept from before."""
+
+    stage: str
+    wall_s: float
+    device_s: float = 0.0
+    earlier_wall_s: float = 0.0
+    earlier_device_s: float = 0.0
+    before_mb: float | None = None
+    peak_mb: float | None = None
+    no_memory: str | None = None
+    done: int = 0
+    kept: int = 0
+
+
 class Reached(_Part):
     """Shares of the dense network that are gone."""
 
@@ -172,6 +188,7 @@ class Selection(_Part):
     front: Front = Front()
     value: Agreement | None = None
     candidates: list[Candidate] = []
+    spent: list[Spent] = []
     model: str | None = None
     imgsz: int | None = None
     store: str | None = None

@@ -25,6 +25,7 @@ from toolchain.device.settings import On
 from toolchain.device.target import Target
 from toolchain.errors import MeasurementError, UsageError
 from toolchain.measurement.energy_result import EnergyResult
+from toolchain.selection import spent
 from toolchain.selection.cost import Cost, macs, plus, scaled
 from toolchain.selection.goals import TOLERANCE, Goal, LatencyGoal, Widths
 from toolchain.selection.timed import Timed, cut, name_of
@@ -75,7 +76,8 @@ class Meter:
         dense, engines = onnx.load(self.timed.dense), {DENSE: self.timed.dense}
         for label, plan in zip(labels, plans, strict=True):
             engines[label] = cut(dense, self.timed.network, plan, out / f"{label}.onnx")
-        found = recover(lambda: self._windows(engines, out), self.timed.on)
+        with spent.device():
+            found = recover(lambda: self._windows(engines, out), self.timed.on)
         for label in labels:
             engines[label].unlink()
         for one in found.values():

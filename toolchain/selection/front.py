@@ -16,7 +16,7 @@ from toolchain.selection.staircase import Options
 from toolchain.selection.value import Loss
 
 FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.6)  # of the latency asked for
-SECONDS, GAP = 4.0, 0.01  # a point of a picture needs no closer proof
+EFFORT, GAP = 0.4, 0.01  # a point of a picture needs no closer proof
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def front(
     if known and known["key"] == key:
         return dict(known)
     latency, others = limits[0], limits[1:]
-    propose = exact(options, loss, seed, removals=removals, gap=GAP, seconds=SECONDS)
+    propose = exact(options, loss, seed, removals=removals, gap=GAP, effort=EFFORT)
     whole = latency.cost.at({group: max(widths) for group, widths in options.items()})
     found: list[Point] = []
     failed: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from toolchain.errors import BudgetError
+from toolchain.errors import BudgetError, MeasurementError
 from toolchain.selection import latency
 from toolchain.selection.cost import Cost
 from toolchain.selection.latency import LatencyModel
@@ -97,6 +97,11 @@ class LatencyGoal(Goal):
 
     def measure(self, widths: Widths) -> tuple[float, float]:
         timing = self.learnt.timed.times([widths])[0]
+        if not timing.steady:
+            raise MeasurementError(
+                "the latency of a plan could not be measured: unsteady each time", got=f"{timing.ratio:.3f} ± {timing.error:.1%}",
+                fix="stop other work on the device (`toolchain doctor` says what runs) and run it again: it goes on",
+            )  # fmt: skip
         return timing.ratio, timing.error
 
     def fitted(self) -> Cost:

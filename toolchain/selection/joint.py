@@ -14,6 +14,7 @@ from toolchain.executor.task import Executor
 from toolchain.pruning.effect import measure
 from toolchain.pruning.plan import bare_plan
 from toolchain.pruning.sensitivity import effects
+from toolchain.selection import spent
 from toolchain.selection.starts import Start
 from toolchain.selection.timed import name_of
 from toolchain.selection.value import Loss, total
@@ -35,6 +36,7 @@ def joint(start: Start, plans: Sequence[Mapping[str, int]], out: Path, executor:
     known = _read(out / FILE, start.key)
     new = {name_of(plan): plan for plan in plans if name_of(plan) not in known}
     missing = {name: bare_plan(start.network, plan, start.scores, start.imgsz) for name, plan in new.items()}
+    spent.count(len(missing), len(plans) - len(missing))
     with progress.task("Measuring whole plans", len(plans), "plans") as bar:
         bar.advance(len(plans) - len(missing))
         for name, effect in effects(start.at, missing, out, executor):

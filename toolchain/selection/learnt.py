@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolchain import progress
 from toolchain.device.sweep import Timing, steady
 from toolchain.pruning.groups import Network
-from toolchain.selection import latency
+from toolchain.selection import latency, spent
 from toolchain.selection.cost import Cost, scaled, weights
 from toolchain.selection.latency import LatencyModel
 from toolchain.selection.sampling import spread_plans
@@ -45,10 +45,15 @@ def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int, seed
     Raises:
         MeasurementError: the device is too unsteady to learn from.
     """
-    known = steady(timed.times(spread_plans(options, samples, seed, removals=timed.network.removals)))
-    model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known])
+    with spent.stage("timing of plans"):
+        known = steady(timed.times(spread_plans(options, samples, seed, removals=timed.network.removals)))
+    with spent.stage("fit of the latency model"):
+        model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known])
     progress.note(f"  latency model: {_quality(model)}")
-    return Learnt(timed, known, model, table_cost(timed, known, model.cost.block) if table else None)
+    if not table:
+        return Learnt(timed, known, model)
+    with spent.stage("table of single layers"):
+        return Learnt(timed, known, model, table_cost(timed, known, model.cost.block))
 
 
 def table_cost(timed: Timed, known: Sequence[Timing], block: int) -> Cost:
@@ -61,7 +66,7 @@ def table_cost(timed: Timed, known: Sequence[Timing], block: int) -> Cost:
 
 def size_limit(learnt: Learnt, most: float | None) -> list[Limit]:
     """The budget of bytes, if there is one."""
-    return [] if most is None else [Limit("size", size_model(learnt.timed.network, learnt.known), most)]
+    return [] if most is None else [Limit("size", size_model(learnt.timed.network, learnt.known), most, "bytes")]
 
 
 def size_model(network: Network, known: Sequence[Timing]) -> Cost:

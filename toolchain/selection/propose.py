@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from toolchain.errors import BudgetError
 from toolchain.pruning.criteria import GroupScores
 from toolchain.pruning.depth import Removal
 from toolchain.pruning.groups import Network
-from toolchain.selection.solver import Choice, Limit, solve
+from toolchain.selection.solver import Choice, Limit, solve, within
 from toolchain.selection.staircase import Options, useful
 from toolchain.selection.strategies import STRATEGIES, Ask
 from toolchain.selection.value import Loss, total
@@ -20,13 +20,13 @@ MOST, STEPS = 0.99, 14  # largest ratio tried; halvings: ratios are told apart t
 
 
 def exact(
-    options: Options, loss: Loss, seed: int, *, removals: Sequence[Removal] = (), gap: float = 0.002, seconds: float = 60.0
+    options: Options, loss: Loss, seed: int, *, removals: Sequence[Removal] = (), gap: float = 0.002, effort: float = 4.0
 ) -> Propose:
     """The plan of least predicted loss, to a stated gap; widths that buy nothing are not offered to the solver."""
 
     def propose(limits: Sequence[Limit]) -> Choice:
         offered = useful(options, [limit.cost for limit in limits])
-        return solve(offered, loss, limits, removals=removals, gap=gap, seconds=seconds, seed=seed)
+        return solve(offered, loss, limits, removals=removals, gap=gap, effort=effort, seed=seed)
 
     return propose
 
@@ -49,8 +49,3 @@ def by_ratio(strategy: str, network: Network, scores: GroupScores, ask: Ask, los
         return STRATEGIES[strategy](network, scores, replace(ask, ratio=ratio))
 
     return propose
-
-
-def within(widths: Mapping[str, int], limits: Sequence[Limit]) -> bool:
-    """Whether a plan exceeds none of the limits."""
-    return all(limit.cost.at(widths) <= limit.most for limit in limits)

@@ -12,6 +12,7 @@ from typing import Any
 
 from toolchain import progress
 from toolchain.errors import BudgetError
+from toolchain.selection import spent
 from toolchain.selection.goals import TOLERANCE, Goal, LatencyGoal
 from toolchain.selection.latency import LatencyModel
 from toolchain.selection.learnt import Learnt
@@ -71,7 +72,8 @@ def search(
     done: list[Round] = []
     while len(done) < rounds:
         limits = [limit for goal in goals for limit in goal.limits()] + list(sizes)
-        choice = propose(limits)
+        with spent.stage("solver"):
+            choice = propose(limits)
         predicted = {goal.name: goal.cost.at(choice.widths) for goal in goals}
         measured = {goal.name: goal.measure(choice.widths) for goal in goals}
         told = {

@@ -20,10 +20,14 @@ from toolchain.device.sweep import Candidate, Timing, sweep
 from toolchain.export.resize import resize
 from toolchain.pruning.groups import Network
 from toolchain.report.layer_times import place
+from toolchain.selection import spent
 from toolchain.selection.shapes import engine_convs, engine_sizes
+from toolchain.stage import read_lines
 
 Widths = Mapping[str, int]
 FILE = "timings.jsonl"
+REPEATS = 2  # further timings of a plan whose first was unsteady
+NOISY = 0.2  # share of unsteady timings from which the device is to blame
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,38 @@ class Timed:
     def times(self, plans: Sequence[Widths]) -> list[Timing]:
         """One timing a plan, in order.
 
+        A plan whose timing was unsteady is timed anew; the steady timing takes the other's place, they are not averaged. Where
+        more than a fifth are unsteady it is the device, and none is repeated.
+
         Raises:
             DeviceError and its kinds: what was timed before is kept, so the same call goes on.
         """
+        found = self._timed(plans, [name_of(plan) for plan in plans])
+        for _ in range(REPEATS):
+            noisy = [i for i, timing in enumerate(found) if not timing.steady]
+            if not noisy or len(noisy) > max(1, NOISY * len(plans)):
+                break
+            progress.note(f"  unsteady, timed anew: {len(noisy)} of {len(plans)}")
+            known = [line["label"] for line in read_lines(self.folder / FILE)]
+            names = [name_of(plans[i]) for i in noisy]
+            labels = [f"{name} again {sum(label.startswith(name) for label in known)}" for name in names]
+            for i, timing in zip(noisy, self._timed([plans[i] for i in noisy], labels), strict=True):
+                found[i] = timing if timing.steady else found[i]
+        return found
+
+    def _timed(self, plans: Sequence[Widths], labels: Sequence[str]) -> list[Timing]:
         model = onnx.load(self.dense)
 
-        def candidate(plan: Widths) -> Candidate:
+        def candidate(plan: Widths, label: str) -> Candidate:
             def make() -> Path:
                 scratch = self.folder / f"candidate-{threading.get_ident()}.onnx"  # each device has a thread
-                return cut(model, self.network, plan, scratch)
+                with spent.device(at_work=False):
+                    return cut(model, self.network, plan, scratch)
 
-            return Candidate(name_of(plan), make, {"widths": dict(plan)})
+            return Candidate(label, make, {"widths": dict(plan)})
 
         try:
-            return self.engines([candidate(plan) for plan in plans])
+            return self.engines([candidate(plan, label) for plan, label in zip(plans, labels, strict=True)])
         finally:
             for scratch in self.folder.glob("candidate-*.onnx"):
                 scratch.unlink()
@@ -69,9 +91,13 @@ class Timed:
         Raises: as `times`.
         """
         out, identity = self.folder / FILE, self.folder.name
-        if self.helpers:
-            return sweep_shared(engines, self.dense, out, on=self.on, hosts=[self.on.host, *self.helpers], identity=identity)
-        return recover(lambda: sweep(engines, self.dense, out, on=self.on, identity=identity), self.on)
+        known = {line["label"] for line in read_lines(out)} & {one.label for one in engines}
+        hosts = [self.on.host, *self.helpers]
+        spent.count(len(engines) - len(known), len(known))
+        with spent.device(at_work=len(known) < len(engines)):
+            if self.helpers:
+                return sweep_shared(engines, self.dense, out, on=self.on, hosts=hosts, identity=identity)
+            return recover(lambda: sweep(engines, self.dense, out, on=self.on, identity=identity), self.on)
 
     def profiles(self, plans: Sequence[Widths]) -> list[dict[str, float]]:
         """Layer times of the plans' engines, ms: the fastest run of each node, summed by convolution (module path).
@@ -84,7 +110,9 @@ class Timed:
             for plan in plans:
                 cut(model, self.network, plan, path)
                 times: dict[str, float] = {}
-                for node in profile(path, self.on):
+                with spent.device():
+                    nodes = profile(path, self.on)
+                for node in nodes:
                     layer = place(node, layers, None).layer
                     name = layers.get(layer, f"rest: {layer}")
                     times[name] = times.get(name, 0.0) + node.min_ms

@@ -19,7 +19,7 @@ from toolchain.pruning.groups import Network
 Loss = dict[str, dict[int, float]]
 
 
-def total(loss: Loss, widths: Mapping[str, int]) -> float:
+def total(loss: Mapping[str, Mapping[int, float]], widths: Mapping[str, int]) -> float:
     """Predicted loss of a plan."""
     return sum(loss[group][width] for group, width in widths.items())
 

@@ -11,6 +11,7 @@ from toolchain.device.energy_request import EnergyRequest
 from toolchain.device.settings import On
 from toolchain.device.target import load_target
 from toolchain.errors import UsageError
+from toolchain.selection import spent
 from toolchain.selection.budget import Budget
 from toolchain.selection.energy import EnergyGoal, Meter, check_sensor
 from toolchain.selection.goals import LatencyGoal
@@ -60,7 +61,8 @@ def energy_goal(
     request = EnergyRequest("search", settings.meter, settings.meter_scope, settings.energy_repeats)
     meter = Meter(start.timed, out / "energy", request, load_target(on.target) if on.target else None)
     plans = spread_plans(start.options, settings.energy_samples, seed + 2, removals=start.network.removals)
-    goal = EnergyGoal(meter, latency, plans)
+    with spent.stage("energy of plans"):
+        goal = EnergyGoal(meter, latency, plans)
     goal.share = budget.share_of(goal.dense_mj)
     return [goal]
 

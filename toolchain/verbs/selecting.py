@@ -12,12 +12,12 @@ from toolchain.device.probe import probe
 from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate
 from toolchain.executor.task import Executor
-from toolchain.pruning.criteria import Subject, score
+from toolchain.pruning.criteria import GroupScores, Subject, score
 from toolchain.pruning.prune import PruneRequest, gather, prune
 from toolchain.pruning.recovery import check_kind
-from toolchain.pruning.sensitivity import load, sensitivity
+from toolchain.pruning.sensitivity import Loaded, load, sensitivity
 from toolchain.report import selection_page
-from toolchain.selection import joint, value
+from toolchain.selection import joint, spent, value
 from toolchain.selection.budget import Budget
 from toolchain.selection.goals import LatencyGoal
 from toolchain.selection.learnt import size_limit, study
@@ -29,6 +29,7 @@ from toolchain.selection.starts import Start
 from toolchain.selection.store import folder_of
 from toolchain.selection.strategies import BY_BUDGET, Ask, allowed_widths, check_strategy
 from toolchain.selection.timed import Timed, dense_ms
+from toolchain.selection.value import Loss
 from toolchain.stage import Stages, write_json
 from toolchain.verbs.accuracy import cpu_features
 from toolchain.verbs.networks import export
@@ -64,7 +65,23 @@ def select(
         UsageError: a budget that cannot be measured there; several starts without a latency to compare them at.
         DeviceError and its kinds: what was timed is kept.
     """
-    settings = section or SelectSection()
+    with spent.account(out) as ledger:
+        result = _select(
+            models, out, budgets, data=data, sizes=sizes, on=on, align=align, settings=section or SelectSection(), seed=seed,
+            part=part, share_before=share_before, compensate=compensate, helpers=helpers, executor=executor,
+        )  # fmt: skip
+        result["spent"] = ledger.to_json()
+    write_json(out / "select.json", result)
+    selection_page.write(result, out / selection_page.FILE)
+    return result
+
+
+def _select(
+    models: Sequence[Path], out: Path, budgets: Sequence[Budget], *, data: Path, sizes: Sequence[int], on: On, align: int,
+    settings: SelectSection, seed: int, part: float, share_before: float, compensate: str, helpers: Sequence[str],
+    executor: Executor | None,
+) -> dict[str, Any]:  # fmt: skip
+    """All of `select.json` but what it cost."""
     check_strategy(settings.strategy)
     check_kind(compensate, data)
     check_budgets(budgets, len(models) * len(sizes), on, settings)
@@ -81,7 +98,8 @@ def select(
     share = None if latency is None else _latency_share(latency, first, part, share_before)
     most = most_bytes(budgets, first.timed.dense)
     learnt = [study(s.timed, s.options, settings.samples, seed, table=settings.strategy == "table") for s in starts]
-    best, candidates = best_start(starts, learnt, share, most, out, settings, data=data, align=align, seed=seed)
+    with spent.stage("choice of the start"):
+        best, candidates = best_start(starts, learnt, share, most, out, settings, data=data, align=align, seed=seed)
     start = starts[best]
     goal = LatencyGoal(learnt[best], None if share is None else share / start.share, _least(start))
     others = energy_goal(start, goal, budgets, out, on, settings, seed)
@@ -89,24 +107,27 @@ def select(
         found = uncut(learnt[best], start.whole)
     else:
         propose = proposer(start, settings, align, seed)
-        found = search(goal, propose, others=others, sizes=size_limit(learnt[best], most), rounds=settings.rounds)
+        with spent.stage("rounds"):
+            found = search(goal, propose, others=others, sizes=size_limit(learnt[best], most), rounds=settings.rounds)
     plan_of(start, found.widths, settings, 1 - found.rounds[-1].measured, align).save(out / "plan.json")
-    cut = prune(
-        start.model, out, PruneRequest(imgsz=start.imgsz, seed=seed), data=data, plan_file=out / "plan.json",
-        compensate=compensate,
-    )  # fmt: skip
-    result = {
+    with spent.stage("cut"):
+        cut = prune(
+            start.model, out, PruneRequest(imgsz=start.imgsz, seed=seed), data=data, plan_file=out / "plan.json",
+            compensate=compensate,
+        )  # fmt: skip
+    with spent.stage("check of the sum"):
+        checked = _agreement(start, settings, out, seed, executor)
+    with spent.stage("reasons and other budgets"):
+        why = reasons(start, found, learnt[best], most, settings, out / "select.json", seed)
+    return {
         **cut, **_summary(found, share, start, budgets, machine), **energy_summary(others),
         "candidates": candidates, "strategy": settings.strategy,
-        "value": {"kind": settings.value, **_agreement(start, settings, out, seed, executor)},
-        **reasons(start, found, learnt[best], most, settings, out / "select.json", seed),
+        "value": {"kind": settings.value, **checked},
+        **why,
         **circumstances(
             models, sizes, budgets, settings, data=data, on=on, align=align, seed=seed, alone=part == share_before == 1
         ),
     }  # fmt: skip
-    write_json(out / "select.json", result)
-    selection_page.write(result, out / selection_page.FILE)
-    return result
 
 
 def _start(
@@ -114,10 +135,20 @@ def _start(
     seed: int, helpers: Sequence[str], executor: Executor | None,
 ) -> Start:  # fmt: skip
     """Everything about one detector at one size but how fast it is beside the others."""
+    with spent.stage("dense engines"):
+        dense = dense_engine(model, out, data=data, imgsz=imgsz, precision=settings.precision, on=on)
+    with spent.stage("values of widths"):
+        at, options, scores, loss = _values(model, imgsz, out, settings, data=data, align=align, seed=seed, executor=executor)
+    timed = Timed(at.network, dense, folder_of(at.network, imgsz, settings.precision, machine, on), on, helpers)
+    return Start(model, imgsz, at, timed, options, scores, loss)
+
+
+def _values(
+    model: Path, imgsz: int, out: Path, settings: SelectSection, *, data: Path, align: int, seed: int, executor: Executor | None
+) -> tuple[Loaded, dict[str, list[int]], GroupScores, Loss]:
+    """The detector's groups with the widths they may have, their channels' scores, and what each width loses."""
     at = load(model, data, imgsz, LOSS_IMAGES, seed)
     network = at.network
-    dense = dense_engine(model, out, data=data, imgsz=imgsz, precision=settings.precision, on=on)
-    timed = Timed(network, dense, folder_of(network, imgsz, settings.precision, machine, on), on, helpers)
     options = {g.name: allowed_widths(g, Ask(align=align, floor=settings.floor)) for g in network.free}
     depth = settings.depth and settings.strategy in BY_BUDGET
     if depth:
@@ -136,7 +167,7 @@ def _start(
         missing = {group: widths.pop(0) for group, widths in rises.items() if 0 in widths}
         loss = value.measured(rises, loss, options)
         loss = with_missing(loss, network.removals, missing) if depth else loss
-    return Start(model, imgsz, at, timed, options, scores, loss)
+    return at, options, scores, loss
 
 
 def _share(start: Start, first: Start) -> float:
@@ -173,6 +204,7 @@ def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: s
         name, lambda folder: export(model, folder, data=data, imgsz=imgsz, export=section), inputs={"model": model},
         params={"imgsz": imgsz, **section.model_dump()}, keep_outputs=("model.onnx",),
     )  # fmt: skip
+    spent.count(not float_.reused, float_.reused)
     if precision == "fp32":
         return float_ / "model.onnx"
     images, features = load_dataset(data).images("train"), cpu_features(on)
@@ -184,6 +216,7 @@ def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: s
         f"{name}-int8", work, inputs={"model": float_ / "model.onnx"}, params={"imgsz": imgsz, **features},
         keep_outputs=("model.int8.onnx",),
     )  # fmt: skip
+    spent.count(not stage.reused, stage.reused)
     return stage / "model.int8.onnx"
 
 
