@@ -55,11 +55,14 @@ OTHERS = {"uniform": "fisher", "depth-aware": "fisher", "global": "l1", "lamp": 
 ROWS = {
     at("dense", n): Row("dense", smaller=n) for n in range(1, 7)
 } | {
-    at(name, n): Row(name, criterion, n) for n in (0, 3, 4) for name, criterion in OTHERS.items()
+    at(name, n): Row(name, criterion, n) for n in (0, 2, 3, 4) for name, criterion in OTHERS.items()
 } | {
     at("latency", n): Row("latency", smaller=n) for n in range(5)
 } | {
-    at("latency, no depth", n): Row("latency", smaller=n, more={"depth": False}) for n in (0, 3)
+    at(f"{name}, what remains", n): Row(name, smaller=n, more={"value": "remaining"})
+    for n in range(5) for name in ("latency", "table")
+} | {
+    at(f"{name}, no depth", n): Row(name, smaller=n, more={"depth": False}) for n in (0, 2, 3) for name in ("latency", "table")
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from toolchain.stage import write_bytes
 TEMPLATE = "select.html.j2"
 FILE = "select.html"
 TRUSTED = 0.9  # rank correlation from which the sum is called a good order
-LOSS_NAMES = {"measured": "rise of the detection loss", "fisher": "saliency"}
+LOSS_NAMES = {"measured": "rise of the detection loss", "fisher": "saliency", "remaining": "saliency by what is left"}
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:

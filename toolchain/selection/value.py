@@ -1,8 +1,8 @@
 """What narrowing a group costs the detector: group -> width -> predicted loss, falling to 0 at full width, to be summed.
 
-`fisher` sums the saliency of the channels that go: it is defined for every width and adds up by construction. `measured` is the
-rise of the detection loss that `toolchain sensitivity` saw with that group alone narrowed, made monotone; between the measured
-widths it follows the shape of the Fisher curve.
+`fisher` sums the saliency of the channels that go: it is defined for every width and adds up by construction. `remaining` counts
+each of them by what is left beside it. `measured` is the rise of the detection loss that `toolchain sensitivity` saw with that
+group alone narrowed, made monotone; between the measured widths it follows the shape of the Fisher curve.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from toolchain.pruning.criteria import GroupScores, loss_curve
 from toolchain.pruning.groups import Network
 
 Loss = dict[str, dict[int, float]]
+LEAST_LEFT = 0.001  # share of a group's saliency below which less makes no difference
 
 
 def total(loss: Mapping[str, Mapping[int, float]], widths: Mapping[str, int]) -> float:
@@ -28,6 +29,24 @@ def fisher(network: Network, scores: GroupScores, options: Mapping[str, Sequence
     """Saliency lost at every width, from scores of any criterion that adds up."""
     curves = {g.name: loss_curve(scores[g.name]) for g in network.free}
     return _once(network, {group: {w: float(curves[group][w]) for w in widths} for group, widths in options.items()})
+
+
+def remaining(network: Network, scores: GroupScores, options: Mapping[str, Sequence[int]]) -> Loss:
+    """Saliency lost, each channel's counted by the share of its group's that is left then: S · ln(1 / share left).
+
+    Saliency is a second-order estimate for small changes, and says too little of a group that is nearly emptied: its last
+    channels carry what the first ones left. LAMP (arXiv 2010.07611) divides by what is left in the same way.
+    A Bottleneck that goes costs its saliency once, as in `fisher`: the path around it stays.
+    """
+    lost = fisher(network, scores, options)
+    whole = {g.name: float(loss_curve(scores[g.name])[0]) for g in network.free}
+
+    def counted(group: str, width: int, value: float) -> float:
+        if width == 0 or value == 0:
+            return value
+        return -whole[group] * float(np.log(max(1 - value / whole[group], LEAST_LEFT)))
+
+    return {group: {w: counted(group, w, v) for w, v in curve.items()} for group, curve in lost.items()}
 
 
 def _once(network: Network, loss: Loss) -> Loss:

@@ -155,7 +155,7 @@ def _values(
         options = removable_options(network, options)
     evidence = gather(at.prunable, at.dataset, imgsz, settings.images, seed)
     scores = score(network, Subject(at.prunable, evidence, seed), settings.criterion)
-    loss = value.fisher(network, scores, options)
+    loss = (value.remaining if settings.value == "remaining" else value.fisher)(network, scores, options)
     if settings.value == "measured":
         folder = out / f"sensitivity-{model.stem}-{imgsz}"
         folder.mkdir(exist_ok=True)
