@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from toolchain.device.profile import profile
+from toolchain.device.settings import On
 from toolchain.errors import QuantizationError, UnknownNameError
 from toolchain.export.edits import shorten_dfl
 from toolchain.export.session import cpu_session
@@ -107,22 +111,23 @@ def test_int8_is_close_to_float(float_model: onnx.ModelProto, pictures: NDArray[
     assert np.corrcoef(spread[0].ravel(), spread[1].ravel())[0, 1] > 0.98
 
 
-def test_onnxruntime_runs_integer_kernels(float_model: onnx.ModelProto, pictures: NDArray[np.float32], tmp_path: object) -> None:
-    """The layout serves only if the runtime turns it into integer kernels."""
-    import onnxruntime
-
-    model, placement = quantized(float_model, pictures, "onnxruntime-x86")
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
-    convs = [n for n in float_model.graph.node if n.op_type == "Conv" and n.name in placement.nodes]
-    assert kinds.count("QLinearConv") == len(convs)
-    assert kinds.count("QLinearMul") == kinds.count("QLinearSigmoid") == len(convs)
-    # one island of float at each end: the picture's conv, and each input of the head's tail
-    assert kinds.count("QuantizeLinear") == 1
-    assert kinds.count("DequantizeLinear") == 4
+@pytest.mark.parametrize("rules", ["onnxruntime-x86", "onnxruntime-arm"])
+def test_onnxruntime_ran_integer_kernels(
+    float_model: onnx.ModelProto, pictures: NDArray[np.float32], rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout serves only if the runtime makes integer kernels of it; its profile says what ran."""
+    monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "cache"))
+    model, placement = quantized(float_model, pictures, rules)
+    onnx.save(model, tmp_path / "int8.onnx")
+    kinds = Counter(node.op for node in profile(tmp_path / "int8.onnx", On(threads=1), runs=2, warmup_runs=1))
+    convs = [node.name for node in float_model.graph.node if node.op_type == "Conv"]
+    meant = len(set(convs) & set(placement.nodes))
+    assert 10 < meant < len(convs)
+    assert kinds["QLinearConv"] == meant
+    assert kinds["QLinearMul"] == kinds["QLinearSigmoid"] == meant
+    # one island of float at each end: the picture, with its conv on x86, and each input of the head's tail
+    assert kinds["QuantizeLinear"] == 1
+    assert kinds["DequantizeLinear"] == 4
 
 
 def test_tensorrt_gets_what_its_parser_reads(float_model: onnx.ModelProto, pictures: NDArray[np.float32]) -> None:
