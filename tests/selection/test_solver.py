@@ -49,7 +49,7 @@ def test_a_block_makes_the_staircase() -> None:
 
 def test_an_unreachable_budget_names_the_least_there_is() -> None:
     least = COST.at({g: min(w) for g, w in OPTIONS.items()})
-    with pytest.raises(BudgetError, match=f"latency.*\n.*{least / 2:.4g}\n.*{least:.4g}"):
+    with pytest.raises(BudgetError, match=f"latency.*\n.*{least / 2:.4g} of the dense.*\n.*{least:.4g} of the dense"):
         solve(OPTIONS, losses(0), [Limit("latency", COST, least / 2)])
 
 

@@ -67,7 +67,7 @@ class Goal(ABC):
             measured = self.measure(self.least)[0]
             if measured > self.share:
                 raise BudgetError(
-                    f"the {self.name} budget cannot be reached by narrower layers", got=f"{self.share:.3f} of the dense engine",
+                    f"the {self.name} budget cannot be reached by narrower layers", got=f"{self.share:.3f} of the dense engine's",
                     fix=f"the narrowest network measured {measured:.3f}; a smaller picture (--imgsz) goes further",
                 )  # fmt: skip
             most = lowest * self.share / measured

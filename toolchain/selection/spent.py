@@ -41,6 +41,20 @@ class Stage:
     done: int = 0
     kept: int = 0
     memory: Memory = field(default_factory=Memory)
+    at_work: bool = False
+    since: float = 0.0
+
+    def turn(self, at_work: bool) -> None:
+        """The device begins or ends to work."""
+        now = time.monotonic()
+        if self.at_work:
+            self.device_s += now - self.since
+        self.at_work, self.since = at_work, now
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        numbers = {key: getattr(self, key) for key in ("name", "wall_s", "device_s", "done", "kept")}
+        return {**numbers, "memory": asdict(self.memory)}
 
 
 @dataclass
@@ -65,9 +79,9 @@ class Ledger:
         """One entry a stage, in the order of their beginning; `earlier_*_s` are of runs that were stopped or done before."""
         rows: dict[str, dict[str, Any]] = {}
         for one in self.stages:
-            entry, row = asdict(one), rows.setdefault(one.name, _empty(one.name))
+            row = rows.setdefault(one.name, _empty(one.name))
             for key in ("wall_s", "device_s", "done", "kept"):
-                row[key] += entry[key]
+                row[key] += getattr(one, key)
             if one.memory.peak_mb is not None and one.memory.peak_mb >= (row["peak_mb"] or 0.0):
                 row |= {"before_mb": one.memory.before_mb, "peak_mb": one.memory.peak_mb}
             row["no_memory"] = one.memory.why
@@ -115,19 +129,22 @@ def stage(name: str) -> Iterator[None]:
     finally:
         ledger.tick()
         ledger.under_way.remove(one)
-        append_line(ledger.path, {"run": ledger.run, **asdict(one)})
+        append_line(ledger.path, {"run": ledger.run, **one.to_json()})
 
 
 @contextmanager
 def device(*, at_work: bool = True) -> Iterator[None]:
-    """The device is at work in the block; or, inside of such a block, it waits for the host."""
-    stage_ = _now()
-    started = time.monotonic()
+    """The device is at work in the block; or, also inside of such a block, it waits for the host."""
+    one = _now()
+    if one is None:
+        yield
+        return
+    before = one.at_work
+    one.turn(at_work)
     try:
         yield
     finally:
-        if stage_ is not None:
-            stage_.device_s += (time.monotonic() - started) * (1 if at_work else -1)
+        one.turn(before)
 
 
 def count(done: int, kept: int) -> None:

@@ -26,8 +26,12 @@ def best_start(
     starts: Sequence[Start], learnt: Sequence[Learnt], share: float | None, most: float | None, out: Path,
     settings: SelectSection, *, data: Path, align: int, seed: int,
 ) -> tuple[int, list[dict[str, Any]]]:  # fmt: skip
-    """The start to cut, and what is known of every start; where there are several, the best of a short training decides."""
-    if share is None:  # then there is but one
+    """The start to cut, and what is known of every start; where there are several, the best of a short training decides.
+
+    Raises:
+        BudgetError: by the models of latency, none of several reaches the budget.
+    """
+    if len(starts) == 1 or share is None:  # whether one alone reaches it, the search finds by measuring
         return 0, [{"model": str(starts[0].model), "imgsz": starts[0].imgsz, "uncut": 1.0, "share": None, "loss": None,
                     "why_not": None, "chosen": True}]  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -36,16 +40,12 @@ def best_start(
         try:
             choice = _first(start, one, share, most, proposer(start, settings, align, seed))
             row |= {"share": choice.costs["latency"] * start.share, "loss": choice.loss, "why_not": None}
-            if len(starts) > 1:
-                row |= {"trial_map": _trial(start, choice, out, settings, data=data, align=align, seed=seed)}
+            row |= {"trial_map": _trial(start, choice, out, settings, data=data, align=align, seed=seed)}
         except BudgetError as error:
-            if len(starts) == 1:
-                raise
             row |= {"share": None, "loss": None, "why_not": str(error)}
         rows.append(row)
-        if len(starts) > 1:
-            note = row["why_not"] or f"mAP50-95 {row['trial_map']:.3f} after a trial of {settings.trial_epochs} epochs"
-            progress.note(f"  {start.model.name} at {start.imgsz} px: {note}")
+        note = row["why_not"] or f"mAP50-95 {row['trial_map']:.3f} after a trial of {settings.trial_epochs} epochs"
+        progress.note(f"  {start.model.name} at {start.imgsz} px: {note}")
     reachable = [i for i, row in enumerate(rows) if row["why_not"] is None]
     if not reachable:
         raise BudgetError("no model and picture size reaches the budget", got=[row["why_not"] for row in rows])
