@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tensorrt_fakes.lab import NEWEST, VERSIONS, build_cudart, fake_machine
-from toolchain.agent.trt import build_net, ladder
+from tests.tensorrt_fakes.lab import NEWEST, VERSIONS, build_cudart, fake_machine, fake_pycuda
+from toolchain.agent.trt import build_net, gpu, ladder, pycuda_driver
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +62,19 @@ def apart(cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The newest TensorRT, building in processes of their own."""
     with fake_machine(monkeypatch, cudart):
         yield NEWEST
+
+
+@pytest.fixture
+def pycuda_here(cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """pycuda can be imported. What the test leaves behind is freed before its context goes, or the fake complains."""
+    with fake_pycuda(monkeypatch, cudart):
+        yield
+        monkeypatch.delenv("FAKE_CUDART_FAIL", raising=False)
+        gc.collect()  # errors hold the frames that they came through
+        pycuda_driver.close()
+
+
+@pytest.fixture
+def by_pycuda(pycuda_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pycuda is asked for."""
+    monkeypatch.setenv(gpu.CHOICE, "pycuda")

@@ -74,7 +74,7 @@ def test_plan_and_what_is_beside_it(each_version: str, graph: Path) -> None:
     assert json.loads(Path(plans.beside(path)).read_text())["key"] == Path(path).stem == about["key"]
     here = about["made_of"]["here"]
     assert (here["tensorrt"], here["compute"], here["multiprocessors"]) == (each_version, "8.7", 8)
-    assert (about["reused"], about["rung"], left(graph)) == (False, 0, [])
+    assert (about["reused"], about["rung"], about["cuda"], left(graph)) == (False, 0, "libcudart", [])
     again, kept = convert(graph)
     assert (again, kept["reused"]) == (path, True)
 
@@ -406,6 +406,12 @@ def test_calibration_from_pictures(each_version: str, graph: Path, prepared: dic
     path, about = convert(graph, order)
     assert flags_of(path)["flags"] == ["FP16", "INT8"]
     assert about["made_of"]["calibration_sha256"] == "0" * 64
+
+
+def test_calibration_by_pycuda(by_pycuda: None, oldest: str, graph: Path, prepared: dict[str, Any]) -> None:
+    path, about = convert(graph, {"precision": "int8", "calibration": {**prepared, "method": "entropy"}})
+    assert about["calibration_cache"].startswith("TRT-")
+    assert json.loads(Path(plans.beside(path)).read_text())["cuda"] == "pycuda 2026.1"
 
 
 def test_calibration_from_a_cache(oldest: str, graph: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_graph_to_outputs(each_version: str, kept_plans: Path) -> None:
         (output,) = engine.run(array)
         np.testing.assert_allclose(output, wanted, rtol=1e-4, atol=1e-6)
         assert engine.device_ms > 0
-    assert engine.options["cuda_graph"] == "yes"
+    assert (engine.options["cuda"], engine.options["cuda_graph"]) == ("libcudart", "yes")
     assert engine.options["typing"] == ("weak" if each_version.startswith("8.") else "strong")
     assert all(isinstance(value, (str, int, float, bool)) for value in engine.options.values())
 
@@ -110,6 +110,33 @@ def test_a_libcudart_without_graphs(kept_plans: Path, monkeypatch: pytest.Monkey
             array, wanted = pictures(seed=seed)
             np.testing.assert_allclose(engine.run(array)[0], wanted, rtol=1e-4, atol=1e-6)
         assert "lacks cuda" in engine.options["cuda_graph"]
+
+
+@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
+def test_by_pycuda(by_pycuda: None, cudart: Path, kept_plans: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    live, counts = ctypes.CDLL(str(cudart)).fakeLive, []
+    with fake_machine(monkeypatch, cudart, version):
+        engine = load(kept_plans, batch="batch")
+        for count in (1, 1, 3, 1, 3):
+            array, wanted = pictures(count)
+            np.testing.assert_allclose(engine.run(array)[0], wanted, rtol=1e-4, atol=1e-6)
+            assert engine.device_ms > 0
+            assert (engine.options["cuda"], engine.options["cuda_graph"]) == ("pycuda 2026.1", "yes")
+            counts.append(live())
+        assert len(set(counts)) == 1
+        monkeypatch.setenv("FAKE_CUDART_FAIL", "cuMemAlloc:2")
+        with pytest.raises(AgentError, match="cuMemAlloc failed") as caught:
+            engine.run(pictures(2)[0])
+        assert caught.value.kind == "out_of_memory"
+
+
+def test_a_pycuda_without_graphs(newest: str, by_pycuda: None, kept_plans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PYCUDA_OLD", "graphs")
+    engine = load(kept_plans)
+    for seed in (1, 2):
+        array, wanted = pictures(seed=seed)
+        np.testing.assert_allclose(engine.run(array)[0], wanted, rtol=1e-4, atol=1e-6)
+    assert engine.options["cuda_graph"].startswith("no: pycuda 2026.1 lacks Stream.begin_capture")
 
 
 @pytest.mark.parametrize("call", ["cudaMalloc", "cudaMallocHost"])

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 VERSIONS: list[str] = json.loads((HERE / "surfaces.json").read_text())["versions"]
 NEWEST = VERSIONS[-1]
 OWN = ("tensorrt", "behaviour")
+PYCUDA = ("pycuda", "pycuda.driver", "pycuda.autoinit")
 
 
 def build_cudart(folder: Path, *flags: str) -> Path:
@@ -46,6 +47,22 @@ def fake_machine(patch: pytest.MonkeyPatch, library: Path, version: str = NEWEST
     finally:
         for name in OWN:
             sys.modules.pop(name, None)
+
+
+@contextmanager
+def fake_pycuda(patch: pytest.MonkeyPatch, library: Path) -> Iterator[None]:
+    """This process and its children import the fake as `pycuda`, which works on `library`; for how long, see fake_machine."""
+    folder = str(HERE / "with_pycuda")
+    patch.setenv("FAKE_PYCUDA_LIBRARY", str(library))
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")])))
+    patch.syspath_prepend(folder)
+    real = {name: sys.modules.pop(name) for name in PYCUDA if name in sys.modules}
+    try:
+        yield
+    finally:
+        for name in PYCUDA:
+            sys.modules.pop(name, None)
+        sys.modules.update(real)
 
 
 def misbehave(patch: pytest.MonkeyPatch, words: str) -> None:

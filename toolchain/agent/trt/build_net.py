@@ -4,10 +4,9 @@ import os
 import time
 
 from ..wire import AgentError
-from . import api
+from . import api, gpu
 from .calibration import calibrator
 from .child import StoppedError
-from .cudart import Cuda
 from .travel import ENCODING
 
 UNSUPPORTED = ("UNSUPPORTED_NODE", "UNSUPPORTED_GRAPH")  # the parser's codes, by name
@@ -213,7 +212,7 @@ def has_fp8(trt, network):
 
 def check_fp8():
     """AgentError where the GPU has no FP8: the builder's own words for it are of kernels that it cannot find."""
-    compute = Cuda().identity()["compute"]
+    compute = gpu.open_cuda().identity()["compute"]
     if tuple(int(part) for part in compute.split(".")) < FIRST_FP8:
         text = "this GPU (compute capability %s) has no FP8, which begins with %d.%d: take INT8 Q/DQ" % ((compute, *FIRST_FP8))
         raise AgentError("engine_build", text)

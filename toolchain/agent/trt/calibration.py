@@ -8,8 +8,7 @@ import os
 import numpy as np
 
 from ..wire import AgentError
-from . import api
-from .cudart import Block, Cuda, Stream
+from . import api, gpu
 
 METHODS = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 
@@ -44,9 +43,9 @@ class Batches:
         if tuple(self._images.shape[1:]) != tuple(shapes[0][1:]) or len(self._images) < self.batch:
             text = "pictures are %r, the input takes %r" % (self._images.shape, shapes[0])
             raise AgentError("calibration", text)
-        self._cuda = Cuda()
-        self._stream = Stream(self._cuda)
-        self._block = Block(self._cuda, self.batch * int(np.prod(self._images.shape[1:])) * 4)
+        cuda = gpu.open_cuda()
+        self._stream = cuda.stream()
+        self._block = cuda.block(self.batch * int(np.prod(self._images.shape[1:])) * 4)
         self._view = self._block.view("float32", (self.batch, *tuple(self._images.shape[1:])))
         self._at = 0
 
@@ -57,7 +56,7 @@ class Batches:
         self._view[...] = self._images[self._at : self._at + self.batch]
         self._view /= np.float32(255)
         self._at += self.batch
-        self._block.to_device(self._stream.handle)
+        self._block.to_device(self._stream)
         self._stream.wait()
         return self._block.device
 

@@ -1,4 +1,4 @@
-"""CUDA's runtime by ctypes: memory, streams, events, graphs. libcudart is on every JetPack: nothing to install or to compile.
+"""CUDA's runtime by ctypes, as gpu.py wants it. libcudart is on every JetPack: nothing to install or to compile.
 
 Source: CUDA Runtime API reference. Constants below are fixed numbers of its C headers.
 """
@@ -64,6 +64,13 @@ class CudaError(AgentError):
         self.code = code
 
 
+class MissingError(AgentError):
+    """The library is not here; another one may stand in for it."""
+
+    def __init__(self, text):
+        AgentError.__init__(self, "no_cuda", text)
+
+
 def candidates():
     """Names and paths to try, newest version first; pip puts the library beside the packages."""
     if os.environ.get(OVERRIDE):
@@ -79,35 +86,36 @@ def open_library():
     """The newest libcudart here, and its path.
 
     Raises:
-        AgentError: there is none.
+        MissingError: there is none.
+        AgentError: the one that was asked for does not load.
     """
+    asked = os.environ.get(OVERRIDE)
     for path in candidates():
         try:
             return ctypes.CDLL(path), path
-        except OSError:
-            pass
-    raise AgentError("no_cuda", "no %s here; set %s to its path" % (" or ".join(NAMES[:3]), OVERRIDE))
+        except OSError as error:
+            if asked:
+                raise AgentError("no_cuda", "%s=%s: %s" % (OVERRIDE, asked, error)) from error
+    raise MissingError("no %s here; set %s to its path" % (" or ".join(NAMES[:3]), OVERRIDE))
 
 
 class Cuda:
-    """The library with every signature declared and every status checked.
+    """The library with every signature declared and every status checked, on device 0; see gpu.py for the rest."""
 
-    Attributes:
-        path: of the library.
-        no_graphs: why there are no CUDA graphs; None where there are.
-    """
+    name = "libcudart"
 
     def __init__(self):
-        self._library, self.path = open_library()
+        self._library, self.library = open_library()
         missing = [name for name in SIGNATURES if not hasattr(self._library, name)]
         if missing:
-            raise AgentError("no_cuda", "%s lacks %s" % (self.path, ", ".join(sorted(missing))))
+            raise AgentError("no_cuda", "%s lacks %s" % (self.library, ", ".join(sorted(missing))))
         lacking = [name for name in GRAPHS if not hasattr(self._library, name)]
-        self.no_graphs = "%s lacks %s" % (self.path, ", ".join(lacking)) if lacking else None
+        self.no_graphs = "%s lacks %s" % (self.library, ", ".join(lacking)) if lacking else None
         for name, types in list(SIGNATURES.items()) + ([] if lacking else list(GRAPHS.items())):
             function = getattr(self._library, name)
             function.argtypes = types  # without them a pointer is cut to 32 bits
             function.restype = c_char_p if name in STRINGS else c_int
+        self.call("cudaSetDevice", 0)
 
     def call(self, name, *args):
         """Call it; CudaError when it fails."""
@@ -125,9 +133,8 @@ class Cuda:
         self.call(name, byref(value), *args)
         return value.value
 
-    def identity(self, device=0):
-        """Versions (12060 is 12.6), compute capability, number of multiprocessors, memory in bytes, whether it is the host's."""
-        found = {name: self.new(c_int, "cudaDeviceGetAttribute", number, device) for name, number in ATTRIBUTES.items()}
+    def identity(self):
+        found = {name: self.new(c_int, "cudaDeviceGetAttribute", number, 0) for name, number in ATTRIBUTES.items()}
         return {
             "cuda_runtime": self.new(c_int, "cudaRuntimeGetVersion"),
             "cuda_driver": self.new(c_int, "cudaDriverGetVersion"),
@@ -138,66 +145,48 @@ class Cuda:
         }
 
     def memory(self):
-        """Free and total bytes of the GPU."""
         free, total = c_size_t(), c_size_t()
         self.call("cudaMemGetInfo", byref(free), byref(total))
         return free.value, total.value
 
-    def capture(self, stream, work):
-        """An executable graph of what `work()` puts into the stream.
+    def block(self, size):
+        return Block(self, size)
 
-        `work` must have run once before: what the first enqueue after a change of shape sets up must not be captured.
-        """
-        if self.no_graphs:
-            raise AgentError("engine", self.no_graphs)
-        self.call("cudaStreamBeginCapture", stream, THREAD_LOCAL)
-        graph = c_void_p()
-        try:
-            work()
-        finally:  # a stream that is left capturing can do nothing else
-            self.call("cudaStreamEndCapture", stream, byref(graph))
-        try:
-            return self.new(c_void_p, "cudaGraphInstantiateWithFlags", graph, 0)
-        finally:
-            self.call("cudaGraphDestroy", graph)
+    def stream(self):
+        return Stream(self)
 
 
 class Block:
-    """The same number of bytes on the host, pinned, and on the device."""
-
     def __init__(self, cuda, size):
-        self._cuda, self.size, self.host, self.device = cuda, size, None, None
+        self._cuda, self.size, self._host, self.device = cuda, size, None, None
         try:
-            self.host = cuda.new(c_void_p, "cudaMallocHost", max(1, size))
+            self._host = cuda.new(c_void_p, "cudaMallocHost", max(1, size))
             self.device = cuda.new(c_void_p, "cudaMalloc", max(1, size))
         except AgentError:
             self.free()
             raise
 
     def view(self, dtype, shape):
-        """The host's bytes as an array."""
         import numpy as np
 
-        raw = (ctypes.c_uint8 * max(1, self.size)).from_address(self.host)
+        raw = (ctypes.c_uint8 * max(1, self.size)).from_address(self._host)
         kind = np.dtype(dtype)
         return np.frombuffer(raw, dtype=kind, count=self.size // kind.itemsize).reshape(shape)
 
     def to_device(self, stream):
-        self._cuda.call("cudaMemcpyAsync", self.device, self.host, self.size, TO_DEVICE, stream)
+        self._cuda.call("cudaMemcpyAsync", self.device, self._host, self.size, TO_DEVICE, stream.handle)
 
     def to_host(self, stream):
-        self._cuda.call("cudaMemcpyAsync", self.host, self.device, self.size, TO_HOST, stream)
+        self._cuda.call("cudaMemcpyAsync", self._host, self.device, self.size, TO_HOST, stream.handle)
 
     def free(self):
-        for name, pointer in (("cudaFree", self.device), ("cudaFreeHost", self.host)):
+        for name, pointer in (("cudaFree", self.device), ("cudaFreeHost", self._host)):
             if pointer:
                 self._cuda.call(name, pointer)
-        self.host = self.device = None
+        self._host = self.device = None
 
 
 class Stream:
-    """A stream that waits for no other, with two events that time what is between them."""
-
     def __init__(self, cuda):
         self._cuda = cuda
         self.handle = cuda.new(c_void_p, "cudaStreamCreateWithFlags", NON_BLOCKING)
@@ -213,51 +202,34 @@ class Stream:
         self._cuda.call("cudaStreamSynchronize", self.handle)
 
     def between_ms(self):
-        """Time between `begin` and `end`, after `wait`."""
         return self._cuda.new(c_float, "cudaEventElapsedTime", self._begin, self._end)
 
+    def capture(self, work):
+        if self._cuda.no_graphs:
+            raise AgentError("engine", self._cuda.no_graphs)
+        self._cuda.call("cudaStreamBeginCapture", self.handle, THREAD_LOCAL)
+        graph = c_void_p()
+        try:
+            work()
+        finally:  # a stream that is left capturing can do nothing else
+            self._cuda.call("cudaStreamEndCapture", self.handle, byref(graph))
+        try:
+            return Graph(self._cuda, self._cuda.new(c_void_p, "cudaGraphInstantiateWithFlags", graph, 0), self.handle)
+        finally:
+            self._cuda.call("cudaGraphDestroy", graph)
 
-def exercise(size=1 << 16):
-    """Copy there and back, time it, capture a copy and replay it.
+    def free(self):
+        for event in (self._begin, self._end):
+            self._cuda.call("cudaEventDestroy", event)
+        self._cuda.call("cudaStreamDestroy", self.handle)
 
-    Returns:
-        what was found, for the record.
 
-    Raises:
-        AgentError: with the call that failed.
-    """
-    cuda = Cuda()
-    cuda.call("cudaSetDevice", 0)
-    block, other, stream = Block(cuda, size), Block(cuda, size), Stream(cuda)
-    wanted = bytes(bytearray(range(256))) * (size // 256)
-    ctypes.memmove(block.host, wanted, size)
-    stream.begin()
-    block.to_device(stream.handle)
-    cuda.call("cudaMemcpyAsync", other.host, block.device, size, TO_HOST, stream.handle)
-    stream.end()
-    stream.wait()
-    if ctypes.string_at(other.host, size) != wanted:
-        raise AgentError("engine", "what was copied to the GPU came back changed")
-    copied_ms, graph = stream.between_ms(), cuda.no_graphs or "ok"
-    if not cuda.no_graphs:
-        ctypes.memset(block.host, 7, size)
-        block.to_device(stream.handle)
-        stream.wait()
-        ctypes.memset(block.host, 0, size)
-        launched = cuda.capture(stream.handle, lambda: block.to_host(stream.handle))
-        if ctypes.string_at(block.host, 1) != b"\0":
-            raise AgentError("engine", "work ran while it was captured")
-        cuda.call("cudaGraphLaunch", launched, stream.handle)
-        stream.wait()
-        if ctypes.string_at(block.host, size) != b"\7" * size:
-            raise AgentError("engine", "a captured copy was not replayed")
-        cuda.call("cudaGraphExecDestroy", launched)
-    for one in (block, other):
-        one.free()
-    return {
-        "library": cuda.path,
-        "copied_ms": copied_ms,
-        "graphs": graph,
-        "identity": cuda.identity(),
-        "memory": list(cuda.memory()),
-    }
+class Graph:
+    def __init__(self, cuda, executable, handle):
+        self._cuda, self._executable, self._handle = cuda, executable, handle
+
+    def launch(self):
+        self._cuda.call("cudaGraphLaunch", self._executable, self._handle)
+
+    def free(self):
+        self._cuda.call("cudaGraphExecDestroy", self._executable)

@@ -3,8 +3,7 @@
 import time
 
 from ..wire import AgentError
-from . import api
-from .cudart import Block, Cuda, Stream
+from . import api, gpu
 
 WRONG_PLACE = ("serialization", "version tag", "compute", "different version", "platform")  # words of the log: a hint, not more
 
@@ -20,8 +19,7 @@ class Engine:
     def __init__(self, plan, about, provider, core=None, profiling=False):
         trt = api.module()
         self._trt, self._log = trt, api.new_logger(trt)
-        self._cuda = Cuda()
-        self._cuda.call("cudaSetDevice", 0)
+        self._cuda = gpu.open_cuda()
         self._runtime = api.started(trt.Runtime, self._log)
         if core is not None:
             self._runtime.DLA_core = core
@@ -38,7 +36,7 @@ class Engine:
         if len(self.inputs) != 1:
             raise AgentError("engine", "the engine must have one input, it has %d" % len(self.inputs))
         self._name = self.inputs[0]["name"]
-        self._stream = Stream(self._cuda)
+        self._stream = self._cuda.stream()
         self._shape, self._blocks, self._graph = None, {}, None
         self.device_ms = None
         self.options = {
@@ -48,6 +46,7 @@ class Engine:
             "flags": " ".join(about.get("builder_flags") or ["none"]),
             "plan_bytes": len(plan),
             "rung": about.get("rung", 0),
+            "cuda": self._cuda.name,
             "cuda_graph": "not captured yet",
         }
         if about["made_of"]["flags"].get("typed_from"):
@@ -78,15 +77,15 @@ class Engine:
         if array.dtype != view.dtype:
             raise AgentError("engine", "the input is %s, the engine takes %s" % (array.dtype, view.dtype))
         view[...] = array
-        block.to_device(self._stream.handle)
+        block.to_device(self._stream)
         self._stream.begin()
         if self._graph is not None:
-            self._cuda.call("cudaGraphLaunch", self._graph, self._stream.handle)
+            self._graph.launch()
         else:
             self._enqueue()
         self._stream.end()
         for tensor in self.outputs:
-            self._blocks[tensor["name"]][0].to_host(self._stream.handle)
+            self._blocks[tensor["name"]][0].to_host(self._stream)
         self._stream.wait()
         self.device_ms = self._stream.between_ms()
         if self._graph is None and self._profiler is None and self.options["cuda_graph"] == "not captured yet":
@@ -100,7 +99,7 @@ class Engine:
     def _capture(self):
         """A graph of the inference alone. Where there can be none the launches stay single, and the record says why."""
         try:
-            self._graph = self._cuda.capture(self._stream.handle, self._enqueue)
+            self._graph = self._stream.capture(self._enqueue)
             self.options["cuda_graph"] = "yes"
         except AgentError as error:
             self.options["cuda_graph"] = "no: %s" % error
@@ -121,7 +120,7 @@ class Engine:
             if any(side < 0 for side in shape):
                 raise AgentError("engine", "the size of %s depends on the data: %r" % (name, shape))
             kind = np.dtype(tensor["type"])
-            block = Block(self._cuda, int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
+            block = self._cuda.block(int(np.prod(shape, dtype=np.int64)) * kind.itemsize)
             self._blocks[name] = (block, block.view(kind, shape))
             if not self._context.set_tensor_address(name, block.device):
                 raise AgentError("engine", "the address of %s was refused: %s" % (name, api.tail(self._log)))
@@ -133,7 +132,7 @@ class Engine:
         """Free what belongs to the shape before."""
         self._shape = None
         if self._graph is not None:
-            self._cuda.call("cudaGraphExecDestroy", self._graph)
+            self._graph.free()
             self._graph = None
         for block, _ in self._blocks.values():
             block.free()

@@ -17,7 +17,7 @@ import time
 
 from .. import files, smoke
 from ..wire import AgentError
-from . import calibration, child, place, plans
+from . import calibration, child, gpu, place, plans
 
 MIB, GIB = 1 << 20, 1 << 30
 HEARTBEAT_S = 5.0  # a build that reports nothing, as on 8.x, still shows that it lives
@@ -106,7 +106,7 @@ def convert(path, order, cache, tell=lambda event: None, root="/", limit_s=LIMIT
     build = Build(path, order, cache, key, tell, limit_s)
     if at_end is not None:
         at_end(build.end)
-    timing = Timing(cache, here)
+    timing, cuda = Timing(cache, here), gpu.open_cuda().name
     began, tried = time.monotonic(), []
     for number, limits in enumerate(rungs(order, free["memory"])):
         tell({"event": "rung", "number": number, "limits": limits, "free": free})
@@ -119,7 +119,7 @@ def convert(path, order, cache, tell=lambda event: None, root="/", limit_s=LIMIT
             if [one["kind"] for one in tried].count("crash") > 1:  # less memory does not mend it
                 break
             continue
-        more = dict(known, rung=number, limits=limits, tried=tried, free=free, timing_before=timing.sha256)
+        more = dict(known, cuda=cuda, rung=number, limits=limits, tried=tried, free=free, timing_before=timing.sha256)
         more.update(timing_after=timing.save(timing_data), total_s=round(time.monotonic() - began, 3), built_unix=time.time())
         kept, about = plans.keep(cache, key, plan, made_of, more)
         return kept, dict(about, reused=False)

@@ -4,8 +4,7 @@ import os
 
 from .. import nvpmodel, probe, state, sysfs
 from ..wire import AgentError
-from . import api
-from .cudart import Cuda
+from . import api, gpu
 
 
 def here(root="/"):
@@ -16,7 +15,7 @@ def here(root="/"):
         ImportError: no TensorRT.
     """
     trt = api.module()
-    found = Cuda().identity()
+    found = gpu.open_cuda().identity()
     found["tensorrt"] = trt.__version__
     for name, read in (("l4t", probe.l4t), ("board", board), ("power_mode", power_mode)):
         try:
@@ -44,7 +43,7 @@ def free_bytes(root):
         except (OSError, ValueError):
             found[name] = None
     try:
-        found["gpu"] = Cuda().memory()[0]
+        found["gpu"] = gpu.open_cuda().memory()[0]
     except AgentError:
         found["gpu"] = None
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import engines, runtimes
 from ..wire import AgentError
-from . import api, cudart, ladder, layers, measure, place, plans, trtexec
+from . import api, gpu, ladder, layers, measure, place, plans, trtexec
 
 MOST_VALUES, MOST_TEXT = measure.MOST_VALUES, measure.MOST_TEXT
 
@@ -28,7 +28,7 @@ def step(job):
 
 def cuda(job):
     """Versions, memory, a copy there and back, a captured graph."""
-    return cudart.exercise()
+    return gpu.exercise()
 
 
 def versions(job):

@@ -1,8 +1,8 @@
 """Run this bundle's detector on pictures: python3 infer.py PICTURE... prints one JSON object a line, one line a picture.
 
 Needs numpy and the runtime the bundle was built for (see manifest.json); for TensorRT that is its Python module and CUDA's
-libcudart. Reads .ppm (P6) and .npy ((height, width, 3) uint8 RGB) by itself, other pictures with OpenCV or Pillow, whichever is
-there. Every file it uses is checked against manifest.json first.
+libcudart, or pycuda. Reads .ppm (P6) and .npy ((height, width, 3) uint8 RGB) by itself, other pictures with OpenCV or Pillow,
+whichever is there. Every file it uses is checked against manifest.json first.
 
 In a program of yours:
 
