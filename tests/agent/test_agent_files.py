@@ -171,6 +171,20 @@ def test_download_from_anywhere(tmp_path: Path) -> None:
     assert files.get(job(tmp_path, link, path=made["path"], offset=0)) == {"found": False}
 
 
+def test_what_a_session_writes_is_kept_when_the_clock_jumps(tmp_path: Path) -> None:
+    """Another session that starts after the jump takes it for old."""
+    writing = job(tmp_path, Link())
+    path = files.new_output(writing, ".jsonl")
+    os.utime(path, (0, 0))
+    files.sweep(str(tmp_path))
+    made = files.publish(path)
+    files.sweep(str(tmp_path))
+    assert Path(made["path"]).exists()
+    writing.memory.clear()
+    files.sweep(str(tmp_path))
+    assert not Path(made["path"]).exists()
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "{out}/../files/x", "{out}/.out-x.npz", "{out}/" + "0" * 64 + "/x", ""])
 def test_only_outputs_can_be_fetched_or_dropped(tmp_path: Path, path: str) -> None:
     for operation in (files.get, files.drop):

@@ -1,4 +1,4 @@
-"""Energy on boards that the plant plays, all at once: every kind of sensor, and what can go wrong with one in mid-window."""
+"""Energy on boards that the plant plays, some at once: every kind of sensor, and what can go wrong with one in mid-window."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from toolchain.device.energy_request import EnergyRequest
 from toolchain.measurement.energy_result import EnergyResult
 
 U = 0.2
+AT_ONCE = 5  # boards; more, and two slow cores let the plant come late
 LOAD = Waveform((Segment("square", 10.0, 4.0, 12.0, 0.7, 0.5), Segment("ramp", 1.0, 4.0, 9.0)))
 REQUEST = EnergyRequest(repeats=1, rate_hz=5.0, phases=short(idle_s=2.5, lead_in_s=0.8, window_s=4.0, updates=18))
 THROTTLE = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
@@ -96,7 +97,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[EnergyRe
                          python=python)  # fmt: skip
             return result["one"], plant.truth(name)
 
-        with ThreadPoolExecutor(len(SCENES)) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             return dict(zip(SCENES, pool.map(one, SCENES), strict=True))
 
 

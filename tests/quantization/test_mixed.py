@@ -17,7 +17,7 @@ from toolchain.quantization.recipe import load_recipe
 
 
 def quantizer(model: Path, images: list[Path]) -> Quantizer:
-    return Quantizer(model, images, imgsz=SIZE, rules="onnxruntime-x86", vnni=True)
+    return Quantizer(model, images, imgsz=SIZE, rules="onnxruntime-x86", vnni=False)
 
 
 def test_layers_are_convs_with_their_activation(float_file: Path, picture_files: list[Path]) -> None:

@@ -167,11 +167,12 @@ def receive(job, stream, offset, size):
 
 
 def new_output(job, suffix):
-    """Path of a new empty file in the agent's own folder."""
+    """Path of a new empty file in the agent's own folder; kept for as long as the session lasts, also under its later name."""
     folder = os.path.join(job.cache, "out")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     handle, path = tempfile.mkstemp(prefix=".out-", suffix=suffix, dir=folder)
     os.close(handle)
+    job.memory.setdefault("kept", []).append(keep(path))
     return path
 
 
