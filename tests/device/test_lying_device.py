@@ -286,6 +286,7 @@ def test_examination(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_energy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_DEVICE_CACHE", str(place / "cache"))  # a window that is not taken home stays there for a day
     board, number = Board(place.parent / "board", constant(6.0), sensor=Ina3221(0.1), rails={"VDD_IN": 1.0}), [0]
     request = EnergyRequest(repeats=1, rate_hz=20.0, phases=short(idle_s=0.6, lead_in_s=0.2, window_s=0.6, updates=3))
     target, engine = target_for(board), place.parent / "engine.onnx"
