@@ -51,6 +51,16 @@ def test_the_pair_is_one_file_that_the_agent_runs(pair: Path, tmp_path: Path) ->
     assert file_sha256(module.pack(pair, again)) != file_sha256(first)  # one hash covers both
 
 
+def test_outputs_need_no_names(pair: Path, tmp_path: Path) -> None:
+    """NNCF's graphs have none, as ultralytics exports them."""
+    graph = rt.core().read_model(str(pair))
+    graph.outputs[0].get_tensor().set_names(set())
+    (tmp_path / "nameless").mkdir()
+    rt.module().save_model(graph, str(tmp_path / "nameless/model.xml"), compress_to_fp16=False)
+    engine = rt.load(str(module.pack(tmp_path / "nameless/model.xml", tmp_path / "one.openvino")), "CPU", 1)
+    assert engine.outputs[0]["name"]
+
+
 def test_bench_and_build_take_it(pair: Path, tmp_path: Path) -> None:
     result = verbs.bench({"theirs": pair}, tmp_path / "bench", on=ON, pace=short(1), extras=LATENCY_ALONE)
     assert result.engines["theirs"].runtime == "openvino"

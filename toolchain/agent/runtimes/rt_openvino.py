@@ -109,7 +109,7 @@ def describe(ports):
 
     return [
         {
-            "name": port.get_any_name(),
+            "name": port.get_any_name() if port.get_names() else port.get_node().get_friendly_name(),
             "shape": [side.get_length() if side.is_static else None for side in port.get_partial_shape()],
             "type": np.dtype(port.get_element_type().to_dtype()).name,
         }
