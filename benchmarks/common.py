@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def save(name: str, figures: dict[str, Any], config: dict[str, Any]) -> Path:
     """Write `results/NAME-CPU-DATE.json`: the figures, how they were asked for, and on what."""
-    machine = probe()
+    machine = {key: value for key, value in probe().items() if key != "executable"}  # a path of whoever ran it
     cpu = re.sub(r"[^a-z0-9]+", "-", str(machine["cpu_model"] or platform.machine()).lower()).strip("-")
     today = datetime.date.today().isoformat()
     path = RESULTS / f"{name}-{cpu}-{today}.json"
