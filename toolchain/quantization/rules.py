@@ -5,7 +5,7 @@ A row states what the runtime's kernels want; `qdq.py` applies it and `verify.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from toolchain.errors import UnknownNameError
@@ -46,6 +46,15 @@ class Rules:
 
 MOVING = ("Concat", "Split", "MaxPool", "Resize", "Reshape", "Transpose", "Slice")  # only move values: one scale in and out
 COMPUTING = ("Conv", "Sigmoid", "Mul", "Add", "AveragePool", "GlobalAveragePool", "Relu", "LeakyRelu")
+OPENVINO = Rules(
+    activations="int8", symmetric=True, saturating_without_vnni=False,
+    quantized=("Conv", "Add", "Concat", "Split", "MaxPool", "Resize", "GlobalAveragePool"),
+    float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=False,
+    last_convs="float", first_conv="int8", short_dfl=False,
+    source="as OpenVINO 2026.4 compiled YOLOv8n for AVX-512 VNNI and AMX: Q after SiLU lets it fuse both into the "
+    "conv (onnxruntime-x86: 77 layers of their own); zero points other than 0 add 38 layers that requantize; without "
+    "Split 8 splits and 16 Q stay float between INT8 convs",
+)  # fmt: skip
 RULES: dict[str, Rules] = {
     "onnxruntime-x86": Rules(
         activations="uint8", symmetric=False, saturating_without_vnni=True,
@@ -60,20 +69,9 @@ RULES: dict[str, Rules] = {
         float_outputs=(), int32_bias=True, pair_on_weights=False, last_convs="float", first_conv="int8", short_dfl=True,
         source="not measured on ARM yet; kernels with dot products accumulate in 32 bits, so weights keep 8 bits (MLAS sources)",
     ),
-    "openvino": Rules(
-        activations="int8", symmetric=True, saturating_without_vnni=False,
-        quantized=("Conv", "Add", "Concat", "Split", "MaxPool", "Resize", "GlobalAveragePool"),
-        float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=False,
-        last_convs="float", first_conv="int8", short_dfl=False,
-        source="as OpenVINO 2026.4 compiled YOLOv8n for AVX-512 VNNI and AMX: Q after SiLU lets it fuse both into the "
-        "conv (onnxruntime-x86: 77 layers of their own); zero points other than 0 add 38 layers that requantize; without "
-        "Split 8 splits and 16 Q stay float between INT8 convs",
-    ),
-    "openvino-avx2": Rules(
-        activations="uint8", symmetric=False, saturating_without_vnni=True,
-        quantized=("Conv", "Add", "Concat", "Split", "MaxPool", "Resize", "GlobalAveragePool"),
-        float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=False,
-        last_convs="float", first_conv="int8", short_dfl=False,
+    "openvino": OPENVINO,
+    "openvino-avx2": replace(
+        OPENVINO, activations="uint8", symmetric=False, saturating_without_vnni=True,
         source="OpenVINO 2026.4 on an AVX2 processor without VNNI: it loses the scale of signed activations between a conv and a "
         "Split (YOLOv8n, BCCD, 160 px: mAP50-95 0.154, the same graph in ONNX Runtime 0.439), unsigned ones keep it (0.439); "
         "saturation: oneDNN documentation, Nuances of int8 Computations",
