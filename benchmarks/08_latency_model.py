@@ -23,8 +23,11 @@ from toolchain.device.probe import probe
 from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate, Timing, steady
 from toolchain.device.target import load_target
+from toolchain.pruning.groups import Network
 from toolchain.pruning.prune import analyse
 from toolchain.selection import latency
+from toolchain.selection.latency import Array, LatencyModel, Prior
+from toolchain.selection.learnt import priors_of
 from toolchain.selection.sampling import spread_plans
 from toolchain.selection.shapes import removable_options
 from toolchain.selection.store import folder_of
@@ -51,6 +54,16 @@ def twice(timed: Timed, plans: list[dict[str, int]], scratch: Path) -> list[Timi
     ]
 
 
+def fit(network: Network, known: list[Timing], priors: dict[str, Prior]) -> LatencyModel:
+    """The model of whole engines from these timings."""
+    return latency.fit(network, [t.about["widths"] for t in known], [t.ratio for t in known], priors)
+
+
+def told(model: LatencyModel, plans: list[dict[str, int]]) -> Array:
+    """Its predictions."""
+    return np.array([model.cost.at(plan) for plan in plans])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "data", "out"):
@@ -73,16 +86,21 @@ def main() -> None:
     held_out = spread_plans(options, args.held_out, HELD_OUT_SEED, removals=network.removals)
     fresh = steady(twice(timed, held_out, args.out / "again.onnx"))
     timed_s = time.monotonic() - started
-    model = latency.fit(network, [t.about["widths"] for t in known], [t.ratio for t in known])
+    priors = priors_of(timed, known)
+    model = fit(network, known, priors)
     layers = timed.profiles([t.about["widths"] for t in known[:PROFILED]])
     table = learn_table(network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.block)
     measured = np.array([t.ratio for t in fresh])
     plans = [t.about["widths"] for t in fresh]
     whole = table.at({g: max(w) for g, w in options.items()})
     result = {
-        "model": asdict(latency.quality(np.array([model.cost.at(p) for p in plans]), measured)),
+        "model": asdict(latency.quality(told(model, plans), measured)),
         "table-sum": asdict(latency.quality(np.array([table.at(p) / whole for p in plans]), measured)),
-        "self-reported": asdict(model.held_out), "block": model.cost.block, "ridge": model.ridge,
+        "self-reported": asdict(model.held_out), "block": model.cost.block, "ridge": model.ridge, "prior": model.prior,
+        "fewer-samples": [
+            {"samples": n, "prior": name, **asdict(latency.quality(told(fit(network, known[:n], given), plans), measured))}
+            for n in (25, 50, len(known)) for name, given in ((latency.PLAIN, {}), ("the better of both", priors))
+        ],
         "dense_ms": dense_ms(known), "timing_error_median": float(np.median([t.error for t in fresh])),
         "unsteady": args.samples + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
         "predicted": [model.cost.at(p) for p in plans], "measured": measured.tolist(),
@@ -91,6 +109,8 @@ def main() -> None:
     save(f"latency-model-{args.precision}", result, config)
     for name in ("model", "table-sum"):
         print(name, result[name])
+    for row in result["fewer-samples"]:
+        print(row)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/12_runtimes.py --model best.pt --data data.yaml --imgsz 320 --threads 2 --out runs/runtimes
 
-INT8 graphs are placed by the rules of ONNX Runtime and by those of OpenVINO, and each runs in every runtime that can read it, so
+INT8 graphs are placed by the rules of ONNX Runtime, of OpenVINO and of ncnn, and each runs in every runtime that can read it, so
 the table also says what the wrong placement costs. Start-up (loading with compilation, then the first inference) is the median of
 processes of their own, one after the other; the operating system has the file in memory by then.
 """
@@ -94,7 +94,7 @@ def graphs(args: argparse.Namespace, on: On) -> dict[str, Path]:
     if not (folder / "model.onnx").exists():
         verbs.export(args.model, folder, data=args.data, imgsz=args.imgsz)
     found = {"float": folder / "model.onnx"}
-    for label, runtime in (("int8", "onnxruntime"), ("int8-openvino", "openvino")):
+    for label, runtime in (("int8", "onnxruntime"), ("int8-openvino", "openvino"), ("int8-ncnn", "ncnn")):
         out = args.out / label
         out.mkdir(parents=True, exist_ok=True)
         found[label] = out / "model.int8.onnx"

@@ -104,7 +104,7 @@ class SelectSection(Section):
     """How widths are chosen for a budget; see docs/selection.md."""
 
     strategy: str = "latency"
-    precision: Literal["fp32", "int8"] = "int8"
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
     samples: int = Field(default=100, ge=20)  # plans timed to learn the device
     rounds: int = Field(default=4, ge=1)
     floor: float = Field(default=0.1, gt=0, lt=1)  # least kept share of any group
@@ -124,7 +124,7 @@ class SelectSection(Section):
 
 
 class BenchSection(Section):
-    runtime: str = "onnxruntime"
+    runtime: str = ""  # "": the target's default
     provider: str = ""  # "": the runtime's usual one
     threads: int = Field(default=2, ge=1)
     profile: Literal["quick", "search", "report"] = "quick"

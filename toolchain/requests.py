@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +200,32 @@ def runtimes_of(names: Sequence[str], provider: str, *, attach: bool) -> tuple[s
         flag = "--provider" if provider else "--attach"
         raise UsageError("several runtimes are asked for, and what goes with one", got=flag, fix="one --runtime")
     return "onnxruntime", names
+
+
+def as_built(engines: Iterable[Path], runtime: str, provider: str) -> tuple[str, str]:
+    """Runtime and provider asked for; where none was, those that the bundles among the engines were built for.
+
+    Returns:
+        two empty words where nothing says: the target's default it is then.
+
+    Raises:
+        UsageError: bundles for several runtimes, and none was asked for.
+        RunFolderError: a damaged bundle.
+    """
+    from toolchain.device.manifest import verify
+
+    if runtime:
+        return runtime, provider
+    found = {}
+    for bundle in (path for path in engines if path.is_dir()):
+        manifest = verify(bundle)
+        own = manifest.conversion.provider if manifest.conversion else manifest.runtime.provider
+        found[manifest.runtime.name, own] = bundle
+    if len({name for name, _ in found}) > 1 or (len(found) > 1 and not provider):
+        got = "; ".join(f"{bundle} for {name} ({own})" for (name, own), bundle in found.items())
+        raise UsageError("bundles built for several runtimes or providers", got=got, fix="--runtime NAME, or one after the other")
+    (name, own), *_ = [*found, ("", "")]
+    return name, provider or own
 
 
 def calibration(file: Path | None, runtimes: Sequence[str], provider: str) -> Path | None:

@@ -14,12 +14,12 @@ from tests.device.paces import short
 from toolchain import verbs
 from toolchain.agent import runtimes
 from toolchain.device.bench import LATENCY_ALONE
+from toolchain.device.forms import for_runtime
 from toolchain.device.manifest import verify
 from toolchain.device.settings import On
 from toolchain.errors import ExportError, ModelError
 from toolchain.export import openvino as module
 from toolchain.stage import file_sha256
-from toolchain.verbs.runtimes import for_runtime
 
 rt = runtimes.find("openvino")
 try:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tests.pruning.cases import subject
 from toolchain.errors import MeasurementError
 from toolchain.pruning.groups import Network
+from toolchain.selection import cost as costs
 from toolchain.selection import latency
 from toolchain.selection.cost import Cost, macs
+from toolchain.selection.latency import Array
 from toolchain.selection.sampling import near_plans, spread_plans
+from toolchain.selection.table import profile_prior
 
 NETWORK: Network = subject()[2]
 OPTIONS = {g.name: list(range(4, g.channels + 1, 4)) or [g.channels] for g in NETWORK.free}
@@ -39,6 +44,40 @@ def test_a_known_law_is_learnt(block: int) -> None:
     assert model.cost.padded(4) == block  # widths are multiples of 4, so blocks of 1 and 4 are one thing
     assert abs(model.held_out.mape - seen.mape) < 0.02  # what the model says of itself is about right
     assert all(k >= 0 for k in (*model.cost.linear.values(), *model.cost.pair.values()))
+
+
+def test_profiles_help_where_timings_are_few_and_harm_little_where_they_are_wrong() -> None:
+    """Layers whose cost has nothing to do with their multiply-adds, which only profiles can tell beforehand."""
+    rng, sides = np.random.default_rng(3), costs.sides(NETWORK)
+    shares, others = (dict(zip(sides, rng.dirichlet(np.full(3 * len(sides), 0.3)).reshape(-1, 3), strict=True)) for _ in range(2))
+    whole = {g: float(w) for g, w in DENSE.items()}
+    dense = {name: (reads.at(whole), writes.at(whole)) for name, (reads, writes) in sides.items()}
+
+    def parts(of: dict[str, Any], name: str) -> tuple[float, float, float]:
+        (a, b), (x, y, z) = dense[name], of[name]
+        return x / a, y / b, z / a / b
+
+    def profile(of: dict[str, Any], plan: dict[str, int]) -> dict[str, float]:
+        at = {g: float(w) for g, w in plan.items()}
+        sizes = {name: (reads.at(at), writes.at(at)) for name, (reads, writes) in sides.items()}
+        return {name: float(np.dot(parts(of, name), (r, w, r * w))) for name, (r, w) in sizes.items()}
+
+    def measured(plans: list[dict[str, int]]) -> Array:
+        return np.array([0.2 + 0.8 * sum(profile(shares, plan).values()) for plan in plans])
+
+    plans, fresh = spread_plans(OPTIONS, 25, seed=4), spread_plans(OPTIONS, 40, seed=5)
+    right, wrong = (profile_prior(NETWORK, plans[:12], [profile(of, p) for p in plans[:12]], 1) for of in (shares, others))
+    assert sum(map(sum, right.values())) == pytest.approx(1)
+
+    def off(priors: dict[str, latency.Prior]) -> tuple[str, float]:
+        noisy = measured(plans) * (1 + 0.005 * rng.standard_normal(len(plans)))
+        model = latency.fit(NETWORK, plans, noisy.tolist(), priors)
+        return model.prior, latency.quality(np.array([model.cost.at(p) for p in fresh]), measured(fresh)).mape
+
+    (plain, bare), (name, better), (_, misled) = off({}), off({"profiles": right}), off({"profiles": wrong})
+    assert (plain, name) == (latency.PLAIN, "profiles")
+    assert better < 0.6 * bare
+    assert misled < 1.3 * bare
 
 
 def test_too_few_plans_are_refused() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.jobs import IMGSZ, make_job
+from tests.pruning.cases import random_widths, subject
+from tests.selection.test_resize import exported
 from toolchain import verbs
 from toolchain.config import SelectSection
 from toolchain.device import recover, sweep
@@ -19,6 +21,7 @@ from toolchain.device.sweep import Candidate, Timing
 from toolchain.errors import BudgetError, ConnectionLostError, MeasurementError
 from toolchain.pruning.plan import PruningPlan
 from toolchain.selection.budget import parse_budgets
+from toolchain.selection.timed import Timed
 from toolchain.verbs import selecting
 
 FEW = SelectSection(precision="fp32", samples=20, rounds=2, criterion="l1", check=0)
@@ -50,6 +53,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sweep, "measure", found.measure)
     monkeypatch.setattr("toolchain.selection.front.FACTORS", (0.9,))
+    monkeypatch.setattr("toolchain.selection.learnt.RUNTIMES", ())  # no profiles
     make_job(tmp_path)
     return found
 
@@ -145,6 +149,22 @@ def test_a_plan_that_is_unsteady_each_time_is_no_measurement(
     assert device.timed[23] == f"{device.timed[20]} again 3"
 
 
+def test_after_a_noisy_day_the_same_command_times_anew_what_was_unsteady(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.unsteady = set(range(1, 7))
+    with pytest.raises(MeasurementError, match="too unsteady"):
+        select(tmp_path, tmp_path / "s", "latency=0.7x")
+    assert again(device.timed) == []
+    assert len(device.timed) == FEW.samples
+    device.unsteady = set()
+    plain = planned(tmp_path, tmp_path / "s", monkeypatch)
+    assert device.timed[20:26] == [f"{label} again 1" for label in device.timed[:6]]
+    timed = len(device.timed)
+    assert planned(tmp_path, tmp_path / "s", monkeypatch) == plain  # and what is steady now is not timed again
+    assert len(device.timed) == timed
+
+
 @pytest.mark.parametrize(("budgets", "said"), [
     (("latency=0.01x",), r"latency budget cannot be reached[^\n]*\n[^\n]*0\.01[^\n]*\n[^\n]*narrowest network measured 0\."),
     (("latency=0.9x", "size=1kB"), r"size budget cannot be reached[^\n]*\n[^\n]*1000 bytes\n[^\n]*least that can be reached is"),
@@ -155,3 +175,23 @@ def test_a_budget_out_of_reach_is_refused_with_the_least_that_can_be(
     with pytest.raises(BudgetError, match=said):
         select(tmp_path, tmp_path / "s", *budgets)
     assert not (tmp_path / "s" / "plan.json").exists()
+
+
+def test_plans_are_timed_in_the_form_the_runtime_reads(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ncnn")
+    seen: list[str] = []
+    measure = device.measure
+
+    def watched(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+        seen.append(reference.suffix)
+        return measure(engines, reference, on)
+
+    monkeypatch.setattr(sweep, "measure", watched)
+    folder = tmp_path / "store"
+    folder.mkdir()
+    network = subject()[2]
+    timed = Timed(network, exported(subject()[0], tmp_path / "dense"), folder, On(runtime="ncnn", threads=1))
+    small, whole = timed.times([random_widths(network, 1, align=4), {g.name: g.channels for g in network.free}])
+    assert seen == [".ncnn"]
+    assert small.ratio < whole.ratio == 1
+    assert [path.name for path in folder.rglob("candidate*")] == []

@@ -24,8 +24,8 @@ from toolchain.yolo.checkpoint import load_model
 
 FEW = SelectSection(precision="fp32", samples=20, rounds=2, criterion="l1", check=4)
 
-STAGES = ["dense engines", "values of widths", "timing of plans", "fit of the latency model", "choice of the start",
-          "rounds", "solver", "cut", "check of the sum", "reasons and other budgets"]  # fmt: skip
+STAGES = ["dense engines", "values of widths", "timing of plans", "profiles of some plans", "fit of the latency model",
+          "choice of the start", "rounds", "solver", "cut", "check of the sum", "reasons and other budgets"]  # fmt: skip
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("toolchain.selection.timed.sweep", by_size)
     monkeypatch.setattr("toolchain.selection.front.FACTORS", (0.9, 1.1))
     monkeypatch.setattr("toolchain.selection.front.EFFORT", 1.0)
+    monkeypatch.setattr("toolchain.selection.learnt.FOR_PRIOR", 3)
     return make_job(tmp_path)
 
 

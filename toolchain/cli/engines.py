@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from toolchain.cli.options import (
     Host,
     Imgsz,
     MaybeData,
+    MaybeTarget,
     Out,
     Patience,
     Provider,
@@ -38,8 +40,10 @@ def build(
     imgsz: Imgsz = 640,
     host: Host = "local",
     target: Target = "host-cpu",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8, for the record")] = "fp32",
-    runtime: Runtime = "onnxruntime",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, fp16, bf16, int8, fp8; default: as graph and provider say")
+    ] = None,
+    runtime: Runtime = "",
     provider: Provider = "",
     calibration: Calibration = None,
     threads: Threads = 2,
@@ -58,8 +62,9 @@ def build(
 
     on = On(
         host=host, runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
-        patience_s=patience, calibration=requests.calibration(calibration, [runtime], provider),
+        patience_s=patience,
     )  # fmt: skip
+    on = replace(on, calibration=requests.calibration(calibration, [on.runtime], provider))
     result = verbs.build(model, out, imgsz=imgsz, on=on, precision=precision, sample=sample, keep_plan=keep_plan)
     finish(result, as_json, f"loaded and run on {host}\n{out}\nnext: toolchain deploy {out} HOST")
 
@@ -69,7 +74,7 @@ def bench(
     engines: Annotated[list[str], typer.Argument(help="LABEL=PATH or PATH of .onnx, .xml or bundles; the first is the baseline")],
     out: Out = Path("runs/bench"),
     hosts: Annotated[list[str] | None, typer.Option("--host", help="local, user@addr[:port] or a Host; repeatable")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="what the host must be; names its sensors, rails, modes")] = None,
+    target: MaybeTarget = None,
     profile: Annotated[str, typer.Option("--profile", help="quick, search (9 s an engine) or report (90 s or more)")] = "search",
     rounds: Annotated[int | None, typer.Option("--rounds", help="passes of every engine; default: the profile's")] = None,
     runs: Annotated[int | None, typer.Option("--runs", help="least inferences in a pass; default: the profile's")] = None,
@@ -109,7 +114,7 @@ def bench(
     patience: Patience = 300.0,
     imgsz: Annotated[int | None, typer.Option("--imgsz", help="side of the input, for engines that take any")] = None,
     runtimes: Annotated[
-        list[str] | None, typer.Option("--runtime", help="NAME, or all that the host has; repeatable; default: onnxruntime")
+        list[str] | None, typer.Option("--runtime", help="NAME, or all that the host has; repeatable; default: the target's")
     ] = None,
     provider: Provider = "",
     calibration: Calibration = None,
@@ -128,11 +133,14 @@ def bench(
     from toolchain.report.fleet_table import fleet_table
 
     places = hosts or ["local"]
-    runtime, several = requests.runtimes_of(runtimes or ["onnxruntime"], provider, attach=attach)
+    labelled = requests.labelled(engines)
+    runtime, several = requests.runtimes_of(runtimes or [""], provider, attach=attach)
+    runtime, provider = requests.as_built(labelled.values(), runtime, provider)
     on = On(
         host=places[0], runtime=runtime, provider=provider, threads=threads, python=python, target=target, wait_s=wait,
-        patience_s=patience, calibration=requests.calibration(calibration, runtimes or [runtime], provider),
+        patience_s=patience,
     )  # fmt: skip
+    on = replace(on, calibration=requests.calibration(calibration, several or [on.runtime], provider))
     asked = requests.bench_request(
         profile=profile, rounds=rounds, runs=runs, end_to_end=end_to_end, power_mode=power_mode,
         energy=requests.energy_request(profile, meter, meter_scope, energy_repeats, meter_error_percent, meter_error_w)
@@ -141,7 +149,6 @@ def bench(
         cool_down=cool_down, start_temperature=start_temperature, rate_hz=rate_hz, export_times=export_times, trtexec=trtexec,
     )  # fmt: skip
     asked |= {"split": split, "imgsz": imgsz, "runtimes": several, "command": shlex.join(["toolchain", *sys.argv[1:]])}
-    labelled = requests.labelled(engines)
     bundles = verbs.bundles_of(labelled) if attach else {}
     if len(places) == 1:
         result = verbs.bench(labelled, folder(out), on=on, **asked).to_json()
@@ -167,7 +174,8 @@ def evaluate(
     imgsz: Imgsz = 640,
     split: Split = "val",
     host: Host = "local",
-    runtime: Runtime = "onnxruntime",
+    target: MaybeTarget = None,
+    runtime: Runtime = "",
     provider: Provider = "",
     calibration: Calibration = None,
     wait: Wait = 0.0,
@@ -179,10 +187,11 @@ def evaluate(
     from toolchain import requests, verbs
     from toolchain.device.settings import On
 
+    runtime, provider = requests.as_built([model], runtime, provider)
     on = On(
-        host=host, runtime=runtime, provider=provider, python=python, wait_s=wait, patience_s=patience,
-        calibration=requests.calibration(calibration, [runtime], provider),
+        host=host, runtime=runtime, provider=provider, python=python, target=target, wait_s=wait, patience_s=patience
     )  # fmt: skip
+    on = replace(on, calibration=requests.calibration(calibration, [on.runtime], provider))
     result = verbs.evaluate(model, out, data=data, imgsz=imgsz, split=split, on=on)
     shared = " (pictures shared with train)" if result["shared_with_train"] else ""
     finish(

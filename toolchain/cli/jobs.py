@@ -33,6 +33,7 @@ def run(
     imgsz: Annotated[int | None, typer.Option("--imgsz")] = None,
     target: Annotated[str | None, typer.Option("--target")] = None,
     host: Annotated[str | None, typer.Option("--host")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="default: the target's")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o")] = None,
     split: Annotated[str | None, typer.Option("--split")] = None,
     criterion: Annotated[str | None, typer.Option("--criterion")] = None,
@@ -77,6 +78,7 @@ def run(
         "int8.mixed": mixed,
         "int8.qat.epochs": qat_epochs,
         "bench.threads": threads,
+        "bench.runtime": runtime,
     }
     settings = load_config(config, flags)
     show(run_job(settings, command=shlex.join(["toolchain", *sys.argv[1:]])), settings.out, as_json)

@@ -20,9 +20,11 @@ from toolchain.cli.options import (
     MaybeData,
     Model,
     Out,
+    Provider,
     Python,
     Ratio,
     RayAddress,
+    Runtime,
     Seed,
     Split,
     Strategy,
@@ -87,9 +89,13 @@ def select(
     budget: Annotated[list[str], typer.Option("--budget", help="latency=0.5x, 8ms, energy=20mJ, size=1.5MB; repeatable")],
     out: Out = Path("runs/select"),
     imgsz: Annotated[str, typer.Option("--imgsz", help="side of the picture; of several, as 640,512, one is chosen")] = "640",
-    precision: Annotated[str, typer.Option("--precision", help="of the engine that must meet the budget: fp32, int8")] = "int8",
+    precision: Annotated[
+        str, typer.Option("--precision", help="of the engine that must meet the budget: fp32, fp16, int8")
+    ] = "int8",
     target: Target = "host-cpu",
     host: Host = "local",
+    runtime: Runtime = "",
+    provider: Provider = "",
     threads: Threads = 2,
     python: Python = None,
     strategy: Annotated[str, typer.Option("--strategy", help="latency, table, flops, global, lamp, uniform, …")] = "latency",
@@ -128,7 +134,7 @@ def select(
     )  # fmt: skip
     result = verbs.select(
         models, folder(out), parse_budgets(budget), data=data, sizes=requests.sizes(imgsz), section=section, seed=seed,
-        on=On(host, threads=threads, python=python, target=target), align=align or load_target(target).channel_alignment,
+        on=On(host, runtime, provider, threads, python, target), align=align or load_target(target).channel_alignment,
         compensate=compensate, helpers=helper or (), executor=make_executor(Scale(executor, workers, ray_address)),
     )  # fmt: skip
     finish(
@@ -277,8 +283,8 @@ def quantize(
         Path | None, typer.Option("--calibration", help="calibration.json of an earlier call, in place of calibrating")
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="that will run it: onnxruntime, openvino, ncnn or tensorrt; judges it where it is")
-    ] = "onnxruntime",
+        str, typer.Option("--runtime", help="that will run it, and judges it where it is there; default: the target's")
+    ] = "",
     trt_cache: Annotated[
         Path | None, typer.Option("--trt-cache", help="also write a calibration cache for TensorRT's implicit INT8")
     ] = None,

@@ -23,7 +23,7 @@ Python = Annotated[str | None, typer.Option("--python", help="Python command on 
 Wait = Annotated[float, typer.Option("--wait", min=0, help="seconds to wait while someone else has the device")]
 Patience = Annotated[float, typer.Option("--patience", min=0, help="seconds to wait after a lost link; 0: an error at once")]
 Threads = Annotated[int, typer.Option("--threads", help="threads of the runtime")]
-Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino, ncnn or tensorrt")]
+Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino, ncnn or tensorrt; default: the target's")]
 Provider = Annotated[
     str, typer.Option("--provider", help="the runtime's provider or device, NAME or NAME:KEY=VALUE,...; another one is an error")
 ]
@@ -40,6 +40,9 @@ Ratio = Annotated[float, typer.Option("--ratio", help="share to prune: of multip
 Align = Annotated[int | None, typer.Option("--align", help="channels are multiples of this; default: the target's")]
 Layer = Annotated[list[str] | None, typer.Option("--layer", help="own ratio of one group: NAME=0.3; may be repeated")]
 Target = Annotated[str, typer.Option("--target", help="name in `toolchain targets`, or a TOML file")]
+MaybeTarget = Annotated[
+    str | None, typer.Option("--target", help="what the host is: names its runtime, sensors, rails, modes; default: not said")
+]
 Executor = Annotated[str, typer.Option("--executor", help="where tasks run: serial, processes (of this machine), ray")]
 Workers = Annotated[int | None, typer.Option("--workers", help="tasks at a time; default: one a core, of processes at most 8")]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="HOST:PORT of a Ray cluster's head")]

@@ -77,7 +77,7 @@ def build(
         on: device, runtime, threads; its target is kept for the record.
         labels: class names, as many as the output has score rows.
         imgsz: side of the square input, pixels.
-        precision: fp32, fp16 or int8, for the record.
+        precision: for the record.
         sample: picture for the trial on each device, kept in the bundle at the network's scale; without one, a drawn pattern.
         engine: what was made of the graph, where the runtime reads something else.
         keep_plan: fetch what the host builds of the graph, where the runtime builds; else every device builds its own when the

@@ -5,12 +5,12 @@ from __future__ import annotations
 from toolchain import progress
 from toolchain.device.messages import Count, Message, Path_, Text, check
 from toolchain.device.session import AgentSession
+from toolchain.device.settings import USUAL
 from toolchain.device.state_messages import Probe
 from toolchain.device.target import Target
 from toolchain.errors import UsageError
 
 SILENCE_S = 180.0  # without a line and without a byte more on the device's disk
-USUAL = "onnxruntime"  # what commands run where no --runtime is given
 BY_PIP = (USUAL, "openvino", "ncnn")  # other runtimes come with the board's own system
 
 

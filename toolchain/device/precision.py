@@ -76,7 +76,7 @@ def choose_way(graph: Path, model: onnx.ModelProto, provider: str, version: str,
     if fp8 and major(version) < FIRST_FP8:
         fix = "take precision=fp16, which runs the same Q/DQ in INT8"
         raise ExportError("this TensorRT reads no FP8 Q/DQ", got=f"{version}; they begin with {FIRST_FP8}", fix=fix)
-    if (fp8 and _is_fp8(model)) or (asked == "fp16" and _is_half(model) and not _is_fp8(model)):
+    if (fp8 and is_fp8(model)) or (asked == "fp16" and is_half(model) and not is_fp8(model)):
         return Way(graph, own, file_sha256(graph), False, f"the graph's own types, which are {asked.upper()} already")
     if not fp8 and (asked != "fp16" or not strong):
         return Way(graph, provider, None, True, f"weakly typed, {_flags(asked, model)}", impossible=strong)
@@ -97,13 +97,15 @@ def _typed(graph: Path, _sha256: str, fp8: bool) -> bytes:
     return bytes(to_typed(onnx.load(str(graph)), fp8=fp8).SerializeToString(deterministic=True))
 
 
-def _is_fp8(model: onnx.ModelProto) -> bool:
+def is_fp8(model: onnx.ModelProto) -> bool:
+    """Whether weights of a graph are FP8."""
     from onnx import TensorProto
 
     return any(tensor.data_type == TensorProto.FLOAT8E4M3FN for tensor in model.graph.initializer)
 
 
-def _is_half(model: onnx.ModelProto) -> bool:
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether weights of a graph are FP16."""
     from onnx import TensorProto
 
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)

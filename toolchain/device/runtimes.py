@@ -8,12 +8,15 @@ from typing import Any
 
 from toolchain.device.conversion import place
 from toolchain.device.engine_messages import BuildAnswer
+from toolchain.device.installing import BY_PIP
 from toolchain.device.lock import hold
 from toolchain.device.messages import check
 from toolchain.device.probe import probe
 from toolchain.device.remote import connect
 from toolchain.device.settings import On
+from toolchain.device.target import load_target
 from toolchain.errors import ConnectionLostError, DeviceBusyError, DeviceError, RemoteTimeoutError, RuntimeMissingError
+from toolchain.export.ncnn import program as pnnx
 
 COMPARED = {  # runtime -> its providers worth comparing, the usual one first; others are asked for by name
     "onnxruntime": ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"),
@@ -43,6 +46,32 @@ def runtimes_there(on: On) -> list[On]:
         fix = f"toolchain doctor {on.host} --install"
         raise RuntimeMissingError(f"{on.host}: no runtime there can run an engine", got=reasons, fix=fix)
     return there
+
+
+def check_there(on: On) -> dict[str, Any]:
+    """Before long work: the device answers and has the runtime, and this machine has what makes its engines.
+
+    Returns:
+        what the device says it is.
+
+    Raises:
+        RuntimeMissingError: the runtime is not there; the usual one may be.
+        UsageError: pnnx is not installed here.
+        DeviceError and its kinds.
+    """
+    found = probe(on.host, python=on.python)
+    if not found["runtimes"].get(on.runtime):
+        why = found["unreadable"].get(f"runtimes.{on.runtime}", "not there")
+        whose = f", the default of {on.target}" if on.target and on.runtime == load_target(on.target).default_runtime else ""
+        others = [name for name, there in found["runtimes"].items() if there]
+        fix = (
+            f"toolchain doctor {on.host} --install --runtime {on.runtime}" if on.runtime in BY_PIP else "it comes with the system"
+        )
+        fix += f"; or --runtime {others[0]}, which is there" if others else ""
+        raise RuntimeMissingError(f"{on.host}: no {on.runtime} there{whose}", got=str(why).splitlines()[0], fix=fix)
+    if on.runtime == "ncnn":
+        pnnx()
+    return found
 
 
 def refusal(engine: Path, on: On, *, imgsz: int | None = None) -> str | None:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolchain.device.target import load_target
 from toolchain.errors import UnknownNameError
 from toolchain.stage import file_sha256
+
+USUAL = "onnxruntime"  # where no target names another
 
 # the usual ones
 PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "ncnn": "cpu", "tensorrt": "gpu:precision=fp16"}
@@ -19,7 +22,7 @@ class On:
 
     Attributes:
         host: `local`, `user@addr[:port]` or a Host of the ssh config.
-        runtime: what loads the engine.
+        runtime: what loads the engine. Left out: the target's default, ONNX Runtime where no target is said.
         provider: its execution provider or device, with options or without ("NAME:KEY=VALUE,KEY=VALUE"); another one is an error.
             Left out: the runtime's usual one.
         threads: threads of the runtime inside one inference.
@@ -32,7 +35,7 @@ class On:
     """
 
     host: str = "local"
-    runtime: str = "onnxruntime"
+    runtime: str = ""
     provider: str = ""
     threads: int = 2
     python: str | None = None
@@ -42,6 +45,8 @@ class On:
     calibration: Path | None = None
 
     def __post_init__(self) -> None:
+        if not self.runtime:
+            object.__setattr__(self, "runtime", load_target(self.target).default_runtime if self.target else USUAL)
         if not self.provider:
             if self.runtime not in PROVIDERS:
                 raise UnknownNameError("runtime", self.runtime, PROVIDERS)

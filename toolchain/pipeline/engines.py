@@ -8,15 +8,13 @@ from typing import Any
 from toolchain import progress, verbs
 from toolchain.device.conditions import Conditions
 from toolchain.device.manifest import FORMAT, engine_of
-from toolchain.device.precision import precision_of
 from toolchain.device.profile import RUNTIMES as PROFILED
 from toolchain.errors import AccuracyGateError
 from toolchain.pipeline.job import Job
-from toolchain.results import DENSE, INT8, PRUNED
+from toolchain.results import DENSE, PRUNED
 from toolchain.stage import Stage, file_sha256
 from toolchain.yolo.dataset import load_dataset
 
-PACE = {"profile", "rounds", "runs"}  # settings that only the timing depends on
 TOLD = Conditions(keep_unstable=True)  # a run ends with its report, which says what must not be used
 
 
@@ -40,7 +38,14 @@ def int8_stage(job: Job, graph: Path) -> tuple[Path | None, AccuracyGateError | 
                 work=job.work,
             ),
             inputs={"model": graph, "data": job.data_sha256},
-            params={**config.int8.model_dump(), "split": config.split, "host": config.host, "seed": config.seed},
+            params={
+                **config.int8.model_dump(),
+                "split": config.split,
+                "host": config.host,
+                "seed": config.seed,
+                "target": config.target,
+                "runtime": job.on.runtime,
+            },
             outputs=("model.int8.onnx",),
         )
     except AccuracyGateError as error:
@@ -53,16 +58,14 @@ def build_stage(job: Job, graphs: dict[str, Path], sizes: dict[str, int]) -> Sta
     """A bundle for each engine, loaded and run on the host, and tried there on the first picture of the split."""
     config = job.config
     sample = load_dataset(config.data).images(config.split)[0]
-    half = job.on.runtime == "tensorrt" and precision_of(job.on.provider) == "fp16"
 
     def work(out: Path) -> dict[str, Any]:
         for label, graph in graphs.items():
-            precision = "int8" if label == INT8 else "fp16" if half else "fp32"
-            verbs.build(graph, out / label, imgsz=sizes[label], on=job.on, precision=precision, sample=sample)
+            verbs.build(graph, out / label, imgsz=sizes[label], on=job.on, sample=sample)
         return {label: file_sha256(engine_of(out / label)) for label in graphs}
 
     params = {"host": config.host, "target": config.target, "format": FORMAT}
-    params |= config.bench.model_dump(exclude=PACE)
+    params |= job.engine_params
     return job.stage("build", work, inputs={**graphs, "data": job.data_sha256}, params=params)
 
 
@@ -75,22 +78,22 @@ def bench_stage(job: Job, engines: dict[str, Path]) -> Stage:
             engines, out, on=job.on, pace=config.bench.pace(), conditions=TOLD, command=job.command, imgsz=config.imgsz
         ).to_json(),
         inputs=dict(engines),
-        params={"host": config.host, **config.bench.model_dump()},
+        params={"host": config.host, **config.bench.model_dump(), **job.engine_params},
     )
 
 
 def profile_stage(job: Job, engines: dict[str, Path]) -> dict[str, Any]:
     """Time of every node of the float engines, to say which layers did not get faster; nothing where the runtime cannot tell."""
     config = job.config
-    if config.bench.runtime not in PROFILED:
-        progress.note(f"- without profile: {config.bench.runtime} does not tell the time of single layers")
+    if job.on.runtime not in PROFILED:
+        progress.note(f"- without profile: {job.on.runtime} does not tell the time of single layers")
         return {}
     pair = {label: engines[label] for label in (DENSE, PRUNED)}
     return job.stage(
         "profile",
         lambda out: verbs.profile(pair, out, on=job.on, imgsz=config.imgsz),
         inputs=dict(pair),
-        params={"host": config.host, **config.bench.model_dump(exclude=PACE)},
+        params={"host": config.host, **job.engine_params},
     ).result
 
 

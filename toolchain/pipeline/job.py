@@ -8,7 +8,8 @@ from typing import Any
 
 from toolchain import progress, requests
 from toolchain.config import RunConfig
-from toolchain.device.probe import probe
+from toolchain.device.engine_precision import in_precision
+from toolchain.device.runtimes import check_there
 from toolchain.device.settings import On
 from toolchain.device.target import load_target
 from toolchain.errors import RunFolderError
@@ -56,7 +57,13 @@ class Job:
     @property
     def on(self) -> On:
         """Where the engines run."""
-        return self.config.bench.on(self.config.host, self.config.target)
+        on = self.config.bench.on(self.config.host, self.config.target)
+        return in_precision(on, self.config.select.precision) if self.config.budget else on
+
+    @property
+    def engine_params(self) -> dict[str, Any]:
+        """What an engine's file and speed depend on, beside graph, host and target."""
+        return {"runtime": self.on.runtime, "provider": self.on.provider, "threads": self.on.threads, "python": self.on.python}
 
     @property
     def work(self) -> Path:
@@ -89,8 +96,8 @@ def start(config: RunConfig, command: str = "") -> Job:
             raise RunFolderError(
                 "this run folder was made with other inputs", got=f"{config.out}: {changed} differ", fix="another --out"
             )
+    job = Job(config, Stages(config.out / "stages"), dataset.sha256, [], command)
     if not (config.out / "stages" / "bench").exists():
-        probe(config.host, python=config.bench.python)  # hours of training must not end at a host that was never there
-    stages = Stages(config.out / "stages")
+        check_there(job.on)  # hours of training must not end at a host that was never there
     write_json(marker, {"identity": identity, "command": command, "config": config.model_dump(mode="json")})
-    return Job(config, stages, dataset.sha256, [], command)
+    return job

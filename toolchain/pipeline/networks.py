@@ -115,7 +115,7 @@ def tune_stage(job: Job, model: Path, epochs: int, name: str) -> Stage:
 
 def export_stage(job: Job, name: str, model: Path) -> Stage:
     config = job.config
-    section = config.export.for_runtime(config.bench.runtime)
+    section = config.export.for_runtime(job.on.runtime)
     return job.stage(
         name,
         lambda out: verbs.export(model, out, data=config.data, imgsz=config.imgsz, export=section),

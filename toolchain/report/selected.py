@@ -36,11 +36,12 @@ class Quality(_Part):
 
 
 class Model(_Part):
-    """The latency model. `block`: widths count rounded up to it."""
+    """The latency model. `block`: widths count rounded up to it; `prior`: what it was drawn to."""
 
     held_out: Quality | None = None
     block: int = 1
     ridge: float | None = None
+    prior: str | None = None
 
 
 class Layer(_Part):

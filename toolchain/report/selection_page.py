@@ -171,7 +171,10 @@ def evidence(found: Selection) -> list[tuple[str, list[tuple[str, str]]]]:
         ("bias", f"{held.bias * 100:+.1f} %".replace("-", "−")),
         ("Kendall τ", f"{held.kendall_tau:.3f}"), ("plans", str(held.plans)),
     ]  # fmt: skip
-    model += [("widths in blocks of", f"{found.latency_model.block}"), ("engines timed", str(found.timings or "not recorded"))]
+    model += [
+        ("widths in blocks of", f"{found.latency_model.block}"), ("drawn to", found.latency_model.prior or "not recorded"),
+        ("engines timed", str(found.timings or "not recorded")),
+    ]  # fmt: skip
     choice = {"strategy": found.strategy, "criterion": found.criterion, "channels in multiples of": found.align}
     choice |= {
         "loss from": found.value.kind if found.value else None,

@@ -73,13 +73,14 @@ class Meter:
         labels = [name_of(plan) for plan in plans]
         out = self.folder / hashlib.sha256(" ".join(labels).encode()).hexdigest()[:16]
         out.mkdir(parents=True, exist_ok=True)
-        dense, engines = onnx.load(self.timed.dense), {DENSE: self.timed.dense}
+        dense, engines = onnx.load(self.timed.dense), {DENSE: self.timed.reference}
         for label, plan in zip(labels, plans, strict=True):
-            engines[label] = cut(dense, self.timed.network, plan, out / f"{label}.onnx")
+            engines[label] = self.timed.engine(cut(dense, self.timed.network, plan, out / f"{label}.onnx"))
         with spent.device():
             found = recover(lambda: self._windows(engines, out), self.timed.on)
         for label in labels:
             engines[label].unlink()
+            (out / f"{label}.onnx").unlink(missing_ok=True)
         for one in found.values():
             if one.reason not in (None, "invalid_window"):
                 raise _no_sensor(self.timed.on, one)

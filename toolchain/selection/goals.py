@@ -113,4 +113,5 @@ class LatencyGoal(Goal):
     def _fit(self) -> LatencyModel:
         known, near = self.learnt.known, [one for one in self.done for _ in range(NEAR)]
         plans = [timing.about["widths"] for timing in known] + [widths for widths, _ in near]
-        return latency.fit(self.learnt.timed.network, plans, [timing.ratio for timing in known] + [ratio for _, ratio in near])
+        ratios = [timing.ratio for timing in known] + [ratio for _, ratio in near]
+        return latency.fit(self.learnt.timed.network, plans, ratios, self.learnt.priors)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ BLOCKS = (1, 4, 8, 16, 32)
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 FOLDS = 5
 LEAST_PLANS = 20
+PLAIN = "multiply-adds"
 ARITHMETIC = 0.7  # share of the dense latency the plain prior gives to multiply-adds; the rest goes to moving channels
 
 
@@ -52,11 +54,13 @@ class LatencyModel:
     Attributes:
         cost: the model itself, for the solver.
         held_out: quality on plans that were not fitted, by cross-validation.
+        prior: name of the one it was drawn to.
     """
 
     cost: Cost
     ridge: float
     held_out: Quality
+    prior: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,14 @@ def plain_prior(network: Network) -> dict[str, tuple[float, float, float]]:
 
 
 def fit(
-    network: Network, plans: Sequence[Mapping[str, int]], ratios: Sequence[float], prior: Prior | None = None
+    network: Network, plans: Sequence[Mapping[str, int]], ratios: Sequence[float], priors: Mapping[str, Prior] | None = None
 ) -> LatencyModel:
     """Learn from timed plans.
 
     Args:
         plans: group -> width, every free group named.
         ratios: measured latency of each, as a share of the dense engine's (or of any fixed reference).
-        prior: convolution -> shares, as `plain_prior` or a profile gives them.
+        priors: name -> what a profile says of each convolution; the one that predicts best, or `plain_prior`, is drawn to.
 
     Raises:
         MeasurementError: too few plans.
@@ -128,22 +132,23 @@ def fit(
     if len(plans) < LEAST_PLANS:
         raise MeasurementError("too few timed plans to learn a latency model", got=len(plans), fix=f"{LEAST_PLANS} or more")
     measured = np.asarray(ratios, dtype=np.float64)
-    best: tuple[float, int, float] | None = None
+    known: dict[str, Prior] = {PLAIN: plain_prior(network), **(priors or {})}
+    best: tuple[float, int, float, str] | None = None
     for block in BLOCKS:
         terms = _Terms.of(network, block)
-        rows, start = _rows(terms, plans), terms.start(prior or plain_prior(network))
-        for ridge in RIDGES:
-            predicted = _left_out(rows, measured, start, ridge)
+        rows = _rows(terms, plans)
+        for (name, prior), ridge in product(known.items(), RIDGES):
+            predicted = _left_out(rows, measured, terms.start(prior), ridge)
             error = float(np.mean(np.abs(predicted / measured - 1)))
             if best is None or error < best[0] - 1e-6:
-                best = (error, block, ridge)
+                best = (error, block, ridge, name)
     assert best is not None
-    _, block, ridge = best
+    _, block, ridge, name = best
     terms = _Terms.of(network, block)
-    rows, start = _rows(terms, plans), terms.start(prior or plain_prior(network))
+    rows, start = _rows(terms, plans), terms.start(known[name])
     held = quality(_left_out(rows, measured, start, ridge), measured)
     constant, weights = _solve(rows, measured, start, ridge)
-    return LatencyModel(terms.cost(constant, weights), ridge, held)
+    return LatencyModel(terms.cost(constant, weights), ridge, held, name)
 
 
 def quality(predicted: Array, measured: Array) -> Quality:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from toolchain import progress
+from toolchain.device.profile import RUNTIMES
 from toolchain.device.sweep import Timing, steady
 from toolchain.pruning.groups import Network
 from toolchain.selection import latency, spent
 from toolchain.selection.cost import Cost, scaled, weights
-from toolchain.selection.latency import LatencyModel
+from toolchain.selection.latency import LatencyModel, Prior
 from toolchain.selection.sampling import spread_plans
 from toolchain.selection.solver import Limit
-from toolchain.selection.table import learn_table
+from toolchain.selection.table import learn_table, profile_prior
 from toolchain.selection.timed import Timed
 
 PROFILED = 30  # engines whose layers are timed for the table
+FOR_PRIOR = 12  # and for the prior
+PROFILES = "profiles of single layers"  # the prior's name
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """The steady timings, and the law fitted to them."""
+    """The steady timings, and the law fitted to them.
+
+    Attributes:
+        priors: what profiles say of single layers, where the runtime tells their times; for `latency.fit`.
+    """
 
     timed: Timed
     known: list[Timing]
     model: LatencyModel
     table: Cost | None = None
+    priors: Mapping[str, Prior] = field(default_factory=dict)
 
     @property
     def cost(self) -> Cost:
@@ -47,13 +55,23 @@ def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int, seed
     """
     with spent.stage("timing of plans"):
         known = steady(timed.times(spread_plans(options, samples, seed, removals=timed.network.removals)))
+    with spent.stage("profiles of some plans"):
+        priors = priors_of(timed, known)
     with spent.stage("fit of the latency model"):
-        model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known])
+        model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known], priors)
     progress.note(f"  latency model: {_quality(model)}")
     if not table:
-        return Learnt(timed, known, model)
+        return Learnt(timed, known, model, priors=priors)
     with spent.stage("table of single layers"):
-        return Learnt(timed, known, model, table_cost(timed, known, model.cost.block))
+        return Learnt(timed, known, model, table_cost(timed, known, model.cost.block), priors)
+
+
+def priors_of(timed: Timed, known: Sequence[Timing]) -> dict[str, Prior]:
+    """What the layer times of some of the engines say; nothing where the runtime tells none."""
+    if timed.on.runtime not in RUNTIMES:
+        return {}
+    plans = [timing.about["widths"] for timing in known[:FOR_PRIOR]]
+    return {PROFILES: profile_prior(timed.network, plans, timed.profiles(plans), 1)}
 
 
 def table_cost(timed: Timed, known: Sequence[Timing], block: int) -> Cost:
@@ -83,5 +101,5 @@ def _quality(model: LatencyModel) -> str:
     held = model.held_out
     return (
         f"{held.mape:.1%} off on plans it has not seen (bias {held.bias:+.1%}, Kendall τ {held.kendall_tau:.3f}, "
-        f"{held.plans} plans, widths in blocks of {model.cost.block})"
+        f"{held.plans} plans, widths in blocks of {model.cost.block}, from {model.prior})"
     )

@@ -1,8 +1,8 @@
-"""The usual way to predict latency, kept for comparison: a table of single layers, summed.
+"""What the profiles of some whole engines say of single layers, each as a function of its own inputs and outputs.
 
-Each convolution's time comes from the profiles of whole engines, as a function of its own inputs and outputs; what lies between
-layers (concats, copies, decoding) is their mean. A sum knows nothing of what layers do to each other, which is what
-`latency.fit` learns from whole engines.
+Summed they are the usual way to predict latency, kept for comparison; what lies between layers (concats, copies, decoding) is
+their mean then. A sum knows nothing of what layers do to each other, which `latency.fit` learns from whole engines: for that the
+single layers are where it starts from.
 """
 
 from __future__ import annotations
@@ -29,20 +29,47 @@ def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: 
         block: widths count rounded up to it.
     """
     sides, engine = costs.sides(network), engine_convs(network)
-    rule = Cost(block)
-    padded = [{g: float(rule.padded(w)) for g, w in plan.items()} for plan in plans]
     constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
     terms: list[tuple[float, Linear]] = []
     products: list[tuple[float, Linear, Linear]] = []
-    for name, (reads, writes) in sides.items():
-        own = np.array([one.get(name, 0.0) for one in profiles])
-        sizes = np.array([[reads.at(p), writes.at(p)] for p in padded])
-        there = sizes.all(axis=1)  # not where its Bottleneck is gone
-        a, b, c, d = _layer(sizes[there], own[there])
+    for name, (a, b, c, d) in _layers(network, plans, profiles, block).items():
+        reads, writes = sides[name]
         call = Linear(0.0, {Present(engine[name].block[0]): 1.0}) if engine[name].block else Linear(1.0, {})
         terms += [(a, reads), (b, writes), (d, call)]
         products.append((c, reads, writes))
     return costs.total(block, constant, terms, products)
+
+
+def profile_prior(
+    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
+) -> dict[str, tuple[float, float, float]]:
+    """Convolution -> shares of the dense engine's layer times: by its reads, by its writes, by both; for `latency.fit`.
+
+    Args: as of `learn_table`.
+    """
+    rule = Cost(block)
+    whole = {g.name: float(rule.padded(g.channels)) for g in network.free}
+    sides, found = costs.sides(network), _layers(network, plans, profiles, block)
+    ms = {}
+    for name, (a, b, c, _) in found.items():
+        reads, writes = sides[name][0].at(whole), sides[name][1].at(whole)
+        ms[name] = (a * reads, b * writes, c * reads * writes)
+    total = sum(map(sum, ms.values()))
+    return {name: (a / total, b / total, c / total) for name, (a, b, c) in ms.items()}
+
+
+def _layers(
+    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
+) -> dict[str, tuple[float, float, float, float]]:
+    """Convolution -> what `_layer` says of it."""
+    rule, found = Cost(block), {}
+    padded = [{g: float(rule.padded(w)) for g, w in plan.items()} for plan in plans]
+    for name, (reads, writes) in costs.sides(network).items():
+        own = np.array([one.get(name, 0.0) for one in profiles])
+        sizes = np.array([[reads.at(p), writes.at(p)] for p in padded])
+        there = sizes.all(axis=1)  # not where its Bottleneck is gone
+        found[name] = _layer(sizes[there], own[there])
+    return found
 
 
 def _layer(sizes: Any, times: Any) -> tuple[float, float, float, float]:

@@ -7,11 +7,13 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from toolchain import progress
+from toolchain.device.forms import for_runtime
 from toolchain.device.profile import profile
 from toolchain.device.recover import recover
 from toolchain.device.settings import On
@@ -22,10 +24,11 @@ from toolchain.pruning.groups import Network
 from toolchain.report.layer_times import place
 from toolchain.selection import spent
 from toolchain.selection.shapes import engine_convs, engine_sizes
-from toolchain.stage import read_lines
+from toolchain.stage import append_line, read_lines
 
 Widths = Mapping[str, int]
-FILE = "timings.jsonl"
+FILE, PROFILES = "timings.jsonl", "profiles.jsonl"
+AGAIN = " again "  # between a plan's name and the number of a further timing
 REPEATS = 2  # further timings of a plan whose first was unsteady
 NOISY = 0.2  # share of unsteady timings from which the device is to blame
 
@@ -35,7 +38,7 @@ class Timed:
     """Times plans of one network on one device; what was timed before is read from the folder.
 
     Attributes:
-        dense: the unpruned engine, FP32 or INT8: the reference, and what plans are cut out of.
+        dense: the unpruned graph, float or INT8: what plans are cut out of.
         folder: keeps `timings.jsonl`.
         helpers: more hosts of the same model as `on.host`, which share the timing of plans.
     """
@@ -49,23 +52,31 @@ class Timed:
     def times(self, plans: Sequence[Widths]) -> list[Timing]:
         """One timing a plan, in order.
 
-        A plan whose timing was unsteady is timed anew; the steady timing takes the other's place, they are not averaged. Where
-        more than a fifth are unsteady it is the device, and none is repeated.
+        A plan whose timing was unsteady, now or in an earlier call, is timed anew; the steady timing takes the other's place,
+        they are not averaged. Where more than a fifth of the plans come out unsteady it is the device, and none is repeated.
 
         Raises:
             DeviceError and its kinds: what was timed before is kept, so the same call goes on.
         """
-        found = self._timed(plans, [name_of(plan) for plan in plans])
+        names, known = [name_of(plan) for plan in plans], self._known()
+        now = [i for i, name in enumerate(names) if name not in known]
+        found = self._timed(plans, [known.get(name, [name])[0] for name in names])
         for _ in range(REPEATS):
             noisy = [i for i, timing in enumerate(found) if not timing.steady]
-            if not noisy or len(noisy) > max(1, NOISY * len(plans)):
+            if not noisy or sum(i in now for i in noisy) > max(1, NOISY * len(plans)):
                 break
             progress.note(f"  unsteady, timed anew: {len(noisy)} of {len(plans)}")
-            known = [line["label"] for line in read_lines(self.folder / FILE)]
-            names = [name_of(plans[i]) for i in noisy]
-            labels = [f"{name} again {sum(label.startswith(name) for label in known)}" for name in names]
+            known, now = self._known(), noisy
+            labels = [f"{names[i]}{AGAIN}{len(known[names[i]])}" for i in noisy]
             for i, timing in zip(noisy, self._timed([plans[i] for i in noisy], labels), strict=True):
                 found[i] = timing if timing.steady else found[i]
+        return found
+
+    def _known(self) -> dict[str, list[str]]:
+        """Name of a plan -> labels of its timings, a steady one first."""
+        found: dict[str, list[str]] = {}
+        for line in sorted(read_lines(self.folder / FILE), key=lambda line: not line["steady"]):
+            found.setdefault(line["label"].split(AGAIN)[0], []).append(line["label"])
         return found
 
     def _timed(self, plans: Sequence[Widths], labels: Sequence[str]) -> list[Timing]:
@@ -75,15 +86,24 @@ class Timed:
             def make() -> Path:
                 scratch = self.folder / f"candidate-{threading.get_ident()}.onnx"  # each device has a thread
                 with spent.device(at_work=False):
-                    return cut(model, self.network, plan, scratch)
+                    return self.engine(cut(model, self.network, plan, scratch))
 
             return Candidate(label, make, {"widths": dict(plan)})
 
         try:
             return self.engines([candidate(plan, label) for plan, label in zip(plans, labels, strict=True)])
         finally:
-            for scratch in self.folder.glob("candidate-*.onnx"):
+            for scratch in self.folder.rglob("candidate-*"):
                 scratch.unlink()
+
+    def engine(self, graph: Path) -> Path:
+        """What the device's runtime reads of a graph."""
+        return for_runtime(graph, self.on, self.folder)
+
+    @cached_property
+    def reference(self) -> Path:
+        """The dense engine as the runtime reads it."""
+        return self.engine(self.dense)
 
     def engines(self, engines: Sequence[Candidate]) -> list[Timing]:
         """Engines of any kind beside the dense one; kept in the same file.
@@ -94,32 +114,41 @@ class Timed:
         known = {line["label"] for line in read_lines(out)} & {one.label for one in engines}
         hosts = [self.on.host, *self.helpers]
         spent.count(len(engines) - len(known), len(known))
-        with spent.device(at_work=len(known) < len(engines)):
+        if len(known) == len(engines):  # asked for what is known: the reference need not even be made
+            return sweep(engines, self.dense, out, on=self.on, identity=identity)
+        dense = self.reference
+        with spent.device():
             if self.helpers:
-                return sweep_shared(engines, self.dense, out, on=self.on, hosts=hosts, identity=identity)
-            return recover(lambda: sweep(engines, self.dense, out, on=self.on, identity=identity), self.on)
+                return sweep_shared(engines, dense, out, on=self.on, hosts=hosts, identity=identity)
+            return recover(lambda: sweep(engines, dense, out, on=self.on, identity=identity), self.on)
 
     def profiles(self, plans: Sequence[Widths]) -> list[dict[str, float]]:
         """Layer times of the plans' engines, ms: the fastest run of each node, summed by convolution (module path).
 
-        What belongs to no convolution has a key of its own, `rest: …`.
+        What belongs to no convolution has a key of its own, `rest: …`. What was profiled before is read from the folder.
         """
+        known = {line["label"]: line["times"] for line in read_lines(self.folder / PROFILES)}
+        missing = [plan for plan in plans if name_of(plan) not in known]
+        if missing:
+            model = onnx.load(self.dense)
+            with progress.task("Profiling", total=len(missing), unit="engines") as task:
+                for plan in missing:
+                    known[name_of(plan)] = self._profile(model, plan)
+                    append_line(self.folder / PROFILES, {"label": name_of(plan), "times": known[name_of(plan)]})
+                    task.advance()
+        return [known[name_of(plan)] for plan in plans]
+
+    def _profile(self, model: onnx.ModelProto, plan: Widths) -> dict[str, float]:
         layers = {name.removesuffix(".conv"): name for name in engine_convs(self.network)}
-        model, path, found = onnx.load(self.dense), self.folder / "profiled.onnx", []
-        with progress.task("Profiling", total=len(plans), unit="engines") as task:
-            for plan in plans:
-                cut(model, self.network, plan, path)
-                times: dict[str, float] = {}
-                with spent.device():
-                    nodes = profile(path, self.on)
-                for node in nodes:
-                    layer = place(node, layers, None).layer
-                    name = layers.get(layer, f"rest: {layer}")
-                    times[name] = times.get(name, 0.0) + node.min_ms
-                found.append(times)
-                task.advance()
+        path, times = cut(model, self.network, plan, self.folder / "profiled.onnx"), dict[str, float]()
+        with spent.device():
+            nodes = profile(path, self.on)
+        for node in nodes:
+            layer = place(node, layers, None).layer
+            name = layers.get(layer, f"rest: {layer}")
+            times[name] = times.get(name, 0.0) + node.min_ms
         path.unlink()
-        return found
+        return times
 
 
 def cut(dense: onnx.ModelProto, network: Network, plan: Widths, path: Path) -> Path:

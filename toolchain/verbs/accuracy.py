@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolchain.device.forms import for_runtime
 from toolchain.device.infer import infer
 from toolchain.device.manifest import engine_of
 from toolchain.device.recover import recover
 from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 from toolchain.stage import write_json
-from toolchain.verbs.runtimes import for_runtime
 
 if TYPE_CHECKING:
     from toolchain.yolo.dataset import Dataset

@@ -16,6 +16,8 @@ from toolchain.device.bench import bench as bench_engines
 from toolchain.device.bundle import build as build_bundle
 from toolchain.device.conditions import AS_IT_IS, Conditions
 from toolchain.device.end_to_end import Picture
+from toolchain.device.engine_precision import in_precision, precision_told
+from toolchain.device.forms import for_runtime
 from toolchain.device.manifest import engine_of
 from toolchain.device.pace import PACES, Pace
 from toolchain.device.profile import profile as profile_engine
@@ -26,26 +28,34 @@ from toolchain.device.settings import HERE, On
 from toolchain.errors import UsageError
 from toolchain.stage import write_json
 from toolchain.verbs.accuracy import evaluate
-from toolchain.verbs.runtimes import for_runtime, spread
+from toolchain.verbs.runtimes import spread
 
 
 def build(
-    model: Path, out: Path, *, imgsz: int, on: On = HERE, precision: str = "fp32", sample: Path | None = None,
+    model: Path, out: Path, *, imgsz: int, on: On = HERE, precision: str | None = None, sample: Path | None = None,
     keep_plan: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """ONNX, or OpenVINO's own pair -> a bundle whose engine really ran on the host.
 
     Args:
+        precision: that it is to run in, see `toolchain.device.engine_precision`; None: as graph and provider say.
         sample: the picture it is tried on there and wherever it goes.
         keep_plan: TensorRT's plan comes into the bundle; else it stays on the host, and every device builds its own.
+
+    Raises:
+        UsageError: it would run in another precision than was asked for.
     """
     from toolchain.export import openvino
     from toolchain.export.metadata import class_names
 
     pair = model.suffix == openvino.XML
     labels = openvino.class_names(model) if pair else class_names(model)
-    asked: dict[str, Any] = {"labels": labels, "imgsz": imgsz, "precision": precision, "sample": sample}
-    asked["keep_plan"] = keep_plan
+    on = on if precision is None else in_precision(on, precision)
+    told = precision_told(model, on)
+    if precision not in (None, told):
+        fix = "toolchain quantize makes INT8 graphs" if precision == "int8" else "leave --precision out"
+        raise UsageError("the engine would run in another precision", got=f"{model} in {told}, asked {precision}", fix=fix)
+    asked: dict[str, Any] = {"labels": labels, "imgsz": imgsz, "precision": told, "sample": sample, "keep_plan": keep_plan}
     with tempfile.TemporaryDirectory(prefix="edge-engine-") as folder:
         made = for_runtime(model, on, Path(folder))
         if pair:

@@ -1,4 +1,4 @@
-"""Engines in several runtimes: what a device has, and each graph in the form a runtime reads."""
+"""Engines in several runtimes: each of them in each that a device has, or that was asked for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolchain import progress
+from toolchain.device.forms import for_runtime
 from toolchain.device.recover import recover
 from toolchain.device.runtimes import COMPARED, refusal, runtimes_there
 from toolchain.device.settings import On
 from toolchain.errors import ExportError, UsageError
-from toolchain.export import openvino
 
 ALL = "all"
-ENGINES = "engines"  # folder of what was made of the graphs
 
 
 @dataclass(frozen=True)
@@ -31,31 +30,6 @@ class Spread:
     files: dict[str, Path]
     ons: dict[str, On]
     left_out: tuple[str, ...] = ()
-
-
-def for_runtime(engine: Path, on: On, out: Path) -> Path:
-    """The file the runtime reads: the graph itself, or one made in `out`, of it for ncnn, of OpenVINO's own pair for OpenVINO.
-
-    Raises:
-        ExportError: the runtime cannot have it.
-    """
-    if engine.suffix in (openvino.XML, openvino.SUFFIX):
-        return _openvino(engine, on, out)
-    if on.runtime != "ncnn" or engine.suffix != ".onnx":
-        return engine
-    from toolchain.export.ncnn import SUFFIX, to_ncnn
-
-    (out / ENGINES).mkdir(parents=True, exist_ok=True)
-    return to_ncnn(engine, out / ENGINES / f"{engine.stem}{SUFFIX}")
-
-
-def _openvino(engine: Path, on: On, out: Path) -> Path:
-    if on.runtime != "openvino":
-        raise ExportError("OpenVINO alone reads its own files", got=f"{engine} for {on.runtime}", fix="--runtime openvino")
-    if engine.suffix == openvino.SUFFIX:
-        return engine
-    (out / ENGINES).mkdir(parents=True, exist_ok=True)
-    return openvino.pack(engine, out / ENGINES / f"{engine.stem}{openvino.SUFFIX}")
 
 
 def spread(engines: Mapping[str, Path], runtimes: Sequence[str], on: On, out: Path, *, imgsz: int | None = None) -> Spread:

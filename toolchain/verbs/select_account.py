@@ -53,6 +53,7 @@ def circumstances(
     flags = {"--data": data, "--imgsz": ",".join(map(str, sizes)), "--host": on.host, "--threads": on.threads, "--align": align}
     flags |= {"--seed": seed, "--strategy": settings.strategy, "--precision": settings.precision, "--samples": settings.samples}
     flags |= {"--rounds": settings.rounds, "--criterion": settings.criterion, "--value": settings.value}
+    flags |= {"--runtime": on.runtime, "--provider": on.provider}
     flags |= {} if on.target is None else {"--target": on.target}
     flags |= {} if on.python is None else {"--python": on.python}
     flags |= {"--trial-epochs": settings.trial_epochs} if len(models) * len(sizes) > 1 else {}

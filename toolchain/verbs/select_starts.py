@@ -91,7 +91,7 @@ def _first(start: Start, learnt: Learnt, share: float, most: float | None, propo
 def within_uncut(start: Start, share: float | None, most: float | None, others: Sequence[Goal]) -> bool:
     """Whether nothing needs to be cut."""
     fast = share is None or start.share <= share
-    small = most is None or start.timed.dense.stat().st_size <= most
+    small = most is None or start.timed.reference.stat().st_size <= most
     return fast and small and all(goal.share is None or goal.share >= 1 for goal in others)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.config import ExportSection, SelectSection
-from toolchain.device.probe import probe
+from toolchain.device.engine_precision import in_precision
+from toolchain.device.runtimes import check_there
 from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate
 from toolchain.executor.task import Executor
@@ -62,7 +63,8 @@ def select(
 
     Raises:
         BudgetError: out of reach; says the least that can be reached.
-        UsageError: a budget that cannot be measured there; several starts without a latency to compare them at.
+        UsageError: a budget that cannot be measured there, or a precision the runtime has not; several starts
+            without a latency to compare them at.
         DeviceError and its kinds: what was timed is kept.
     """
     with spent.account(out) as ledger:
@@ -82,10 +84,11 @@ def _select(
     executor: Executor | None,
 ) -> dict[str, Any]:  # fmt: skip
     """All of `select.json` but what it cost."""
+    on = in_precision(on, settings.precision)
     check_strategy(settings.strategy)
     check_kind(compensate, data)
     check_budgets(budgets, len(models) * len(sizes), on, settings)
-    machine = probe(on.host, python=on.python)
+    machine = check_there(on)
     starts: list[Start] = []
     for model in models:
         for imgsz in sizes:
@@ -96,7 +99,7 @@ def _select(
             starts.append(start if not starts else replace(start, share=_share(start, starts[0])))
     first, latency = starts[0], budget_of("latency", budgets)
     share = None if latency is None else _latency_share(latency, first, part, share_before)
-    most = most_bytes(budgets, first.timed.dense)
+    most = most_bytes(budgets, first.timed.reference)
     learnt = [study(s.timed, s.options, settings.samples, seed, table=settings.strategy == "table") for s in starts]
     with spent.stage("choice of the start"):
         best, candidates = best_start(starts, learnt, share, most, out, settings, data=data, align=align, seed=seed)
@@ -172,7 +175,7 @@ def _values(
 
 def _share(start: Start, first: Start) -> float:
     """Latency of a start's uncut engine as a share of the first one's, measured in turns."""
-    engine = Candidate(f"uncut {start.imgsz} {start.timed.folder.name}", lambda: start.timed.dense)
+    engine = Candidate(f"uncut {start.imgsz} {start.timed.folder.name}", lambda: start.timed.reference)
     return first.timed.engines([engine])[0].ratio
 
 
@@ -205,7 +208,7 @@ def dense_engine(model: Path, out: Path, *, data: Path, imgsz: int, precision: s
         params={"imgsz": imgsz, **section.model_dump()}, keep_outputs=("model.onnx",),
     )  # fmt: skip
     spent.count(not float_.reused, float_.reused)
-    if precision == "fp32":
+    if precision != "int8":
         return float_ / "model.onnx"
     images, features = load_dataset(data).images("train"), cpu_features(on)
 
@@ -230,6 +233,7 @@ def _summary(
         "budgets": [str(budget) for budget in budgets], "share": share or last.predicted * start.share,
         "limited": share is not None, "measured": last.measured * start.share,
         "error": last.error, "rounds": [asdict(one) for one in found.rounds], "timings": found.timings,
-        "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block, "ridge": found.model.ridge},
+        "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block, "ridge": found.model.ridge,
+                          "prior": found.model.prior},
         "store": str(start.timed.folder), "device": machine,
     }  # fmt: skip
