@@ -71,31 +71,54 @@ def test_as_many_references_as_memory_holds(
 
 
 class Shared:
-    """Stands in for a session on a processor that others slow down by a third, now and then."""
+    """Stands in for a session on a processor that others slow down, now and then, and one engine more than another."""
 
-    def __init__(self, ms: float, clock: list[int], slow: Callable[[int], bool]) -> None:
-        self.ms, self.clock, self.slow = ms, clock, slow
+    def __init__(self, ms: float, slowed: float, clock: list[int], slow: Callable[[int], bool]) -> None:
+        self.ms, self.slowed, self.clock, self.slow = ms, slowed, clock, slow
 
-    def request(self, op: str, **_: object) -> dict[str, object]:
-        self.clock[0] += 1
-        ms = self.ms * (1.37 if self.slow(self.clock[0]) else 1.0)
-        return {"start_s": [float(self.clock[0])], "latency_ms": [ms], "stopped": "enough", "rss_mb": None}
+    def request(self, op: str, *, runs: int = 6, **_: object) -> dict[str, object]:
+        latencies = []
+        for _run in range(runs):
+            self.clock[0] += 1
+            latencies.append(self.ms * (self.slowed if self.slow(self.clock[0]) else 1.0))
+        starts = [float(i) for i in range(runs)]
+        return {"start_s": starts, "latency_ms": latencies, "stopped": "enough", "rss_mb": None}
 
 
-def test_turns_beside_a_change_of_speed_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def timed(slow: Callable[[int], bool], calm: sweep.Calm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Timing:
+    """An engine of 5 ms, 7 where it is disturbed, beside a reference of 10, there 16."""
     monkeypatch.setattr(sweep, "PAUSE_S", 0.0)
+    monkeypatch.setattr(sweep, "RUNS", 6)
+    monkeypatch.setattr(sweep, "LOADS", 3)
+    monkeypatch.setattr(sweep, "MOST_LOADS", 8)
+    monkeypatch.setattr(sweep, "_load", lambda *_: None)
+    clock = [0]
+    agent, bases = Shared(5.0, 1.4, clock, slow), [Shared(10.0, 1.6, clock, slow) for _ in range(9)]
+    path = tinynet.save_detector(tmp_path / "e.onnx")
+    return sweep._compare(Candidate("e", lambda: path), path, agent, bases, ON, calm)  # type: ignore[arg-type]
 
-    def one(slow: Callable[[int], bool]) -> tuple[float, int]:
-        clock, mine, other = [0], list[float](), list[float]()
-        bases = [Shared(10.0, clock, slow) for _ in range(3)]
-        ratio = sweep._one_load(Shared(5.0, clock, slow), bases, mine, other)  # type: ignore[arg-type]
-        return ratio, len(mine)
 
-    assert one(lambda turn: False) == (0.5, 3)  # quiet: once each
-    assert one(lambda turn: True) == (0.5, 3)  # slow all the time is quiet too
-    found = [one(lambda turn, start=start: (turn + start) // 5 % 2 == 0) for start in range(5)]  # type: ignore[misc]
-    assert {ratio for ratio, _ in found} == {0.5}
-    assert 12 in {pairs for _, pairs in found}
+def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = timed(lambda run: False, sweep.Calm(10.0), tmp_path, monkeypatch)
+    assert (quiet.ratio, quiet.steady, len(quiet.engine_ms)) == (0.5, True, 9)  # once beside each reference
+    for start in range(0, 400, 40):
+        for length in (30, 90, 200):  # from single turns to whole loads
+
+            def slow(run: int, start: int = start, length: int = length) -> bool:
+                return (run + start) // length % 3 > 0  # two thirds of the time
+
+            found = timed(slow, sweep.Calm(10.0), tmp_path, monkeypatch)
+            assert found.ratio == pytest.approx(0.5, rel=0.01) or not found.steady, (start, length)
+            assert found.steady or length > 30
+
+
+def test_a_time_disturbed_throughout_is_no_measurement_until_it_is_how_things_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = sweep.Calm(10.0)
+    found = [timed(lambda run: True, calm, tmp_path, monkeypatch).steady for _ in range(6)]
+    assert found == [False] * 5 + [True]
+    assert timed(lambda run: False, calm, tmp_path, monkeypatch).steady
 
 
 def timing(steady: bool) -> Timing:

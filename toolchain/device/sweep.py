@@ -12,6 +12,7 @@ was stopped goes on with the engines that are missing.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,10 @@ REFERENCES = 3  # processes of the reference that one load of an engine meets
 ROUNDS, PAIR_SPREAD = 4, 0.02  # most times it meets each; once is enough where the ratios lie so close together
 ERROR_AIM = 0.008  # standard error of a ratio, relative: well within the ±2 % a budget must be met by
 ERROR_LIMIT = 0.02  # above it a timing is noise
+UNKNOWN = 1.0  # relative error of what was seen once
+FASTEST = 3  # inferences of a load that stand for it
+DISTURBED = 0.1  # above the fastest: no luck of a load, which is up to 6 %
+REMEMBERED = 5  # engines
 WARMUP = {"warmup_runs": 8, "warmup_s": 0.2}
 
 
@@ -50,9 +55,9 @@ class Timing:
     Attributes:
         label: of the engine.
         about: whatever the caller wants to find beside the timing, such as its plan.
-        ratio: mean over loads of engine / reference; below 1 is faster.
+        ratio: engine / reference by their fastest inferences, see `compared`; below 1 is faster.
         error: standard error of `ratio`, relative, from the spread between loads.
-        steady: False when `error` stayed above the limit: not to be fitted on.
+        steady: False when `error` stayed above the limit, or all the time was disturbed: not to be fitted on.
         engine_ms, reference_ms: medians of every turn, load after load.
     """
 
@@ -110,10 +115,11 @@ def measure(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[T
     """One timing an engine, in order; engines are taken and made one by one."""
     with connect(on.host, python=on.python) as device, ExitStack() as stack:
         bases = _references(device, stack, reference, on)
+        calm = Calm.of(bases)
         for one in engines:
             path = one.make()
             with device.session() as agent:
-                yield _compare(one, path, agent, bases, on)
+                yield _compare(one, path, agent, bases, on, calm)
 
 
 def _references(device: Device, stack: ExitStack, reference: Path, on: On) -> list[AgentSession]:
@@ -138,38 +144,98 @@ def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
     return check(BenchAnswer, agent.request("bench", timeout_s=300.0, path=place(agent, path, fields, on.calibration), **fields))
 
 
-def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[AgentSession], on: On) -> Timing:
+def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[AgentSession], on: On, calm: Calm) -> Timing:
     """Loads until the ratio is known well enough, or so many that the machine must be called unsteady."""
-    mine: list[float] = []
-    other: list[float] = []
-    ratios: list[float] = []
-    error = float("inf")
-    turns = cycle(bases)
-    while len(ratios) < LOADS or (error > ERROR_AIM and len(ratios) < MOST_LOADS):
+    turns, at = Turns(), cycle(range(len(bases)))
+    error, quiet = float("inf"), False
+    while len(turns.loads) < LOADS or (not (quiet and error <= ERROR_AIM) and len(turns.loads) < MOST_LOADS):
         _load(agent, path, on)
-        ratios.append(_one_load(agent, list(islice(turns, REFERENCES)), mine, other))
-        error = stdev(ratios) / len(ratios) ** 0.5 / mean(ratios) if len(ratios) > 1 else float("inf")
-    steady = error <= ERROR_LIMIT
-    return Timing(one.label, one.about, file_sha256(path), mean(ratios), error, steady, mine, other, path.stat().st_size)
+        _one_load(agent, bases, list(islice(at, REFERENCES)), turns)
+        ratio, error = compared(turns.loads, list(turns.references.values()))
+        quiet = calm.reached(turns)
+    calm.keep(turns)
+    return Timing(
+        one.label, one.about, file_sha256(path), ratio, error, quiet and error <= ERROR_LIMIT, turns.engine_ms,
+        turns.reference_ms, path.stat().st_size,
+    )  # fmt: skip
 
 
-def _one_load(agent: AgentSession, bases: Sequence[AgentSession], mine: list[float], other: list[float]) -> float:
-    """Engine / reference of one load: the median over pairs of short turns, one beside the other.
+@dataclass
+class Turns:
+    """What was measured of one engine: latencies of single inferences, by load of the engine and by process of the reference."""
 
-    A processor shared with strangers changes its speed by a third for seconds at a time, and some pairs have one turn on either
-    side of such a change: on two virtual cores a median of 3 pairs scattered by 6.5 %, one of 9 by 1.1 %, of 12 by 0.6 %.
-    """
+    loads: list[list[float]] = field(default_factory=list)
+    references: dict[int, list[float]] = field(default_factory=dict)
+    engine_ms: list[float] = field(default_factory=list)
+    reference_ms: list[float] = field(default_factory=list)
+
+
+def _one_load(agent: AgentSession, bases: Sequence[AgentSession], met: Sequence[int], turns: Turns) -> None:
+    """A load of the engine beside those references: short turns in pairs, more of them where the ratios lie apart."""
+    turns.loads.append([])
     ratios: list[float] = []
     for _ in range(ROUNDS):
-        for base in bases:
-            pair = [(agent, mine), (base, other)]
-            for session, kept in pair if len(mine) % 2 else pair[::-1]:
-                time.sleep(PAUSE_S)
-                kept.append(median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms))
-            ratios.append(mine[-1] / other[-1])
-        if max(ratios) / min(ratios) - 1 <= PAIR_SPREAD:
-            break
-    return median(ratios)
+        for number in met:
+            other = turns.references.setdefault(number, [])
+            pair = [(agent, turns.loads[-1], turns.engine_ms), (bases[number], other, turns.reference_ms)]
+            for session, kept, medians in pair if len(turns.engine_ms) % 2 else pair[::-1]:
+                latencies = _turn(session)
+                kept += latencies
+                medians.append(median(latencies))
+            ratios.append(turns.engine_ms[-1] / turns.reference_ms[-1])
+        if max(ratios) <= (1 + PAIR_SPREAD) * min(ratios):
+            return
+
+
+def _turn(session: AgentSession) -> list[float]:
+    time.sleep(PAUSE_S)
+    return check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms
+
+
+def compared(loads: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Engine / reference and its relative standard error, by the fastest inferences of every load.
+
+    On a processor shared with strangers medians tell of the strangers: one engine against itself, they scattered by 5 % over
+    loads of 2 s, the fastest inferences by 1 %. A load whose fastest are more than a tenth above those of the fastest load was
+    disturbed all the time, and does not count; what is left differs by the luck of a load, and is averaged.
+    """
+    mine, other = _undisturbed(loads), _undisturbed(references)
+    if min(len(mine), len(other)) < 2:
+        return mean(mine) / mean(other), UNKNOWN
+    error = sum(stdev(each) ** 2 / len(each) / mean(each) ** 2 for each in (mine, other)) ** 0.5
+    return mean(mine) / mean(other), min(error, UNKNOWN)
+
+
+def _undisturbed(loads: Iterable[Sequence[float]]) -> list[float]:
+    floors = [mean(sorted(each)[:FASTEST]) for each in loads]
+    return [floor for floor in floors if floor <= (1 + DISTURBED) * min(floors)]
+
+
+class Calm:
+    """Whether the processor is as fast as it was of late: the references' fastest inferences say so, of engine after engine."""
+
+    def __init__(self, first_ms: float) -> None:
+        self.floors = deque([first_ms], maxlen=REMEMBERED)
+
+    @classmethod
+    def of(cls, bases: Sequence[AgentSession]) -> Calm:
+        """By some turns of each reference."""
+        turns = Turns()
+        for number in list(range(len(bases))) * ROUNDS:
+            turns.references.setdefault(number, []).extend(_turn(bases[number]))
+        return cls(cls._floor(turns))
+
+    def reached(self, turns: Turns) -> bool:
+        """False where every inference of the references was disturbed."""
+        return self._floor(turns) <= (1 + DISTURBED) * min(self.floors)
+
+    def keep(self, turns: Turns) -> None:
+        """Remember it; after some engines a slower processor is how it is now, not a disturbance."""
+        self.floors.append(self._floor(turns))
+
+    @staticmethod
+    def _floor(turns: Turns) -> float:
+        return min(_undisturbed(turns.references.values()))
 
 
 def load(path: Path, identity: str) -> dict[str, Timing]:
