@@ -2,8 +2,8 @@
 
     python benchmarks/08_latency_model.py --model best.pt --data data.yaml --imgsz 320 --precision int8 --out runs/latency
 
-Both learn from the same device; both are judged on held-out plans timed afterwards in the same session. With --twice each is timed
-again in processes of its own, and the mean counts. Timings already in the store of this device are used again.
+Both learn from the same device; both are judged on held-out plans timed afterwards in the same session. With --twice each is
+timed again in processes of its own, and the mean counts. Timings already in the store of this device are used again.
 """
 
 from __future__ import annotations
