@@ -22,7 +22,7 @@ from tests.device.test_lying_device import (  # noqa: F401 - place is a fixture
     place,
     record,
 )
-from toolchain.device import bundle, clean, deploy, sweep
+from toolchain.device import bundle, clean, deploy, sweep, turns
 from toolchain.device.manifest import verify
 from toolchain.device.sweep import Candidate
 
@@ -85,8 +85,8 @@ def test_deploy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: 
 def test_sweep(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(sweep, "LOADS", 2)
     monkeypatch.setattr(sweep, "MOST_LOADS", 2)
-    monkeypatch.setattr(sweep, "RUNS", 2)
-    monkeypatch.setattr(sweep, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "RUNS", 2)
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
     reference, engine = (tinynet.save_detector(place.parent / f"{name}.onnx", seed=i) for i, name in enumerate("re"))
     number = [0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import tinynet
-from toolchain.device import sweep
+from toolchain.device import sweep, turns
 from toolchain.device.settings import On
 from toolchain.device.state_messages import State
 from toolchain.device.sweep import Candidate, Timing
@@ -21,7 +21,7 @@ ON = On(threads=1)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGE_DEVICE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sweep, "LOADS", 2)
-    monkeypatch.setattr(sweep, "RUNS", 2)
+    monkeypatch.setattr(turns, "RUNS", 2)
     monkeypatch.setattr(sweep, "MOST_LOADS", 2)
 
 
@@ -85,10 +85,10 @@ class Shared:
         return {"start_s": starts, "latency_ms": latencies, "stopped": "enough", "rss_mb": None}
 
 
-def timed(slow: Callable[[int], bool], calm: sweep.Calm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Timing:
+def timed(slow: Callable[[int], bool], calm: turns.Calm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Timing:
     """An engine of 5 ms, 7 where it is disturbed, beside a reference of 10, there 16."""
-    monkeypatch.setattr(sweep, "PAUSE_S", 0.0)
-    monkeypatch.setattr(sweep, "RUNS", 6)
+    monkeypatch.setattr(turns, "PAUSE_S", 0.0)
+    monkeypatch.setattr(turns, "RUNS", 6)
     monkeypatch.setattr(sweep, "LOADS", 3)
     monkeypatch.setattr(sweep, "MOST_LOADS", 8)
     monkeypatch.setattr(sweep, "_load", lambda *_: None)
@@ -99,7 +99,7 @@ def timed(slow: Callable[[int], bool], calm: sweep.Calm, tmp_path: Path, monkeyp
 
 
 def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet = timed(lambda run: False, sweep.Calm(10.0), tmp_path, monkeypatch)
+    quiet = timed(lambda run: False, turns.Calm(10.0), tmp_path, monkeypatch)
     assert (quiet.ratio, quiet.steady, len(quiet.engine_ms)) == (0.5, True, 9)  # once beside each reference
     for start in range(0, 400, 40):
         for length in (30, 90, 200):  # from single turns to whole loads
@@ -107,7 +107,7 @@ def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, m
             def slow(run: int, start: int = start, length: int = length) -> bool:
                 return (run + start) // length % 3 > 0  # two thirds of the time
 
-            found = timed(slow, sweep.Calm(10.0), tmp_path, monkeypatch)
+            found = timed(slow, turns.Calm(10.0), tmp_path, monkeypatch)
             assert found.ratio == pytest.approx(0.5, rel=0.01) or not found.steady, (start, length)
             assert found.steady or length > 30
 
@@ -115,7 +115,7 @@ def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, m
 def test_a_time_disturbed_throughout_is_no_measurement_until_it_is_how_things_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = sweep.Calm(10.0)
+    calm = turns.Calm(10.0)
     found = [timed(lambda run: True, calm, tmp_path, monkeypatch).steady for _ in range(6)]
     assert found == [False] * 5 + [True]
     assert timed(lambda run: False, calm, tmp_path, monkeypatch).steady

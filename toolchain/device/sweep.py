@@ -11,20 +11,16 @@ was stopped goes on with the engines that are missing.
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import mean, median, stdev
 from typing import Any
 
 from toolchain import progress
-from toolchain.device.bench import PAUSE_S
 from toolchain.device.conversion import place
-from toolchain.device.engine_messages import BenchAnswer, Turn
+from toolchain.device.engine_messages import BenchAnswer
 from toolchain.device.lock import hold
 from toolchain.device.messages import check
 from toolchain.device.probe import PROBE_S
@@ -32,19 +28,14 @@ from toolchain.device.remote import Device, connect
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
 from toolchain.device.state_messages import State
+from toolchain.device.turns import Calm, Turns, compared, one_load
 from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.stage import append_line, file_sha256, read_lines
 
-RUNS = 6  # inferences a turn
 LOADS, MOST_LOADS = 3, 8  # of an engine
 REFERENCES = 3  # processes of the reference that one load of an engine meets
-ROUNDS, PAIR_SPREAD = 4, 0.02  # most times it meets each; once is enough where the ratios lie so close together
 ERROR_AIM = 0.008  # standard error of a ratio, relative: well within the ±2 % a budget must be met by
 ERROR_LIMIT = 0.02  # above it a timing is noise
-UNKNOWN = 1.0  # relative error of what was seen once
-FASTEST = 3  # inferences of a load that stand for it
-DISTURBED = 0.1  # above the fastest: no luck of a load, which is up to 6 %
-REMEMBERED = 5  # engines
 WARMUP = {"warmup_runs": 8, "warmup_s": 0.2}
 
 
@@ -150,7 +141,7 @@ def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[Ag
     error, quiet = float("inf"), False
     while len(turns.loads) < LOADS or (not (quiet and error <= ERROR_AIM) and len(turns.loads) < MOST_LOADS):
         _load(agent, path, on)
-        _one_load(agent, bases, list(islice(at, REFERENCES)), turns)
+        one_load(agent, bases, list(islice(at, REFERENCES)), turns)
         ratio, error = compared(turns.loads, list(turns.references.values()))
         quiet = calm.reached(turns)
     calm.keep(turns)
@@ -158,84 +149,6 @@ def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[Ag
         one.label, one.about, file_sha256(path), ratio, error, quiet and error <= ERROR_LIMIT, turns.engine_ms,
         turns.reference_ms, path.stat().st_size,
     )  # fmt: skip
-
-
-@dataclass
-class Turns:
-    """What was measured of one engine: latencies of single inferences, by load of the engine and by process of the reference."""
-
-    loads: list[list[float]] = field(default_factory=list)
-    references: dict[int, list[float]] = field(default_factory=dict)
-    engine_ms: list[float] = field(default_factory=list)
-    reference_ms: list[float] = field(default_factory=list)
-
-
-def _one_load(agent: AgentSession, bases: Sequence[AgentSession], met: Sequence[int], turns: Turns) -> None:
-    """A load of the engine beside those references: short turns in pairs, more of them where the ratios lie apart."""
-    turns.loads.append([])
-    ratios: list[float] = []
-    for _ in range(ROUNDS):
-        for number in met:
-            other = turns.references.setdefault(number, [])
-            pair = [(agent, turns.loads[-1], turns.engine_ms), (bases[number], other, turns.reference_ms)]
-            for session, kept, medians in pair if len(turns.engine_ms) % 2 else pair[::-1]:
-                latencies = _turn(session)
-                kept += latencies
-                medians.append(median(latencies))
-            ratios.append(turns.engine_ms[-1] / turns.reference_ms[-1])
-        if max(ratios) <= (1 + PAIR_SPREAD) * min(ratios):
-            return
-
-
-def _turn(session: AgentSession) -> list[float]:
-    time.sleep(PAUSE_S)
-    return check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms
-
-
-def compared(loads: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Engine / reference and its relative standard error, by the fastest inferences of every load.
-
-    On a processor shared with strangers medians tell of the strangers: one engine against itself, they scattered by 5 % over
-    loads of 2 s, the fastest inferences by 1 %. A load whose fastest are more than a tenth above those of the fastest load was
-    disturbed all the time, and does not count; what is left differs by the luck of a load, and is averaged.
-    """
-    mine, other = _undisturbed(loads), _undisturbed(references)
-    if min(len(mine), len(other)) < 2:
-        return mean(mine) / mean(other), UNKNOWN
-    error = sum(stdev(each) ** 2 / len(each) / mean(each) ** 2 for each in (mine, other)) ** 0.5
-    return mean(mine) / mean(other), min(error, UNKNOWN)
-
-
-def _undisturbed(loads: Iterable[Sequence[float]]) -> list[float]:
-    floors = [mean(sorted(each)[:FASTEST]) for each in loads]
-    return [floor for floor in floors if floor <= (1 + DISTURBED) * min(floors)]
-
-
-class Calm:
-    """Whether the processor is as fast as it was of late: the references' fastest inferences say so, of engine after engine."""
-
-    def __init__(self, first_ms: float) -> None:
-        self.floors = deque([first_ms], maxlen=REMEMBERED)
-
-    @classmethod
-    def of(cls, bases: Sequence[AgentSession]) -> Calm:
-        """By some turns of each reference."""
-        turns = Turns()
-        for number in list(range(len(bases))) * ROUNDS:
-            turns.references.setdefault(number, []).extend(_turn(bases[number]))
-        return cls(cls._floor(turns))
-
-    def reached(self, turns: Turns) -> bool:
-        """False where every inference of the references was disturbed."""
-        return self._floor(turns) <= (1 + DISTURBED) * min(self.floors)
-
-    def keep(self, turns: Turns) -> None:
-        """Remember it; after some engines a slower processor is how it is now, not a disturbance."""
-        self.floors.append(self._floor(turns))
-
-    @staticmethod
-    def _floor(turns: Turns) -> float:
-        return min(_undisturbed(turns.references.values()))
 
 
 def load(path: Path, identity: str) -> dict[str, Timing]:
