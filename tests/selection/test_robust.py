@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,9 @@ class Device:
         self.trouble: Callable[[int], None] = lambda number: None
         self.unsteady: set[int] = set()
 
-    def measure(self, engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+    def measure(
+        self, engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float] = ()
+    ) -> Iterator[Timing]:
         dense = reference.stat().st_size
         for one in engines:
             size = one.make().stat().st_size
@@ -182,7 +184,7 @@ def test_plans_are_timed_in_the_form_the_runtime_reads(device: Device, tmp_path:
     seen: list[str] = []
     measure = device.measure
 
-    def watched(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+    def watched(engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float]) -> Iterator[Timing]:
         seen.append(reference.suffix)
         return measure(engines, reference, on)
 

@@ -99,7 +99,7 @@ def timed(slow: Callable[[int], bool], calm: turns.Calm, tmp_path: Path, monkeyp
 
 
 def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet = timed(lambda run: False, turns.Calm(10.0), tmp_path, monkeypatch)
+    quiet = timed(lambda run: False, turns.Calm([10.0]), tmp_path, monkeypatch)
     assert (quiet.ratio, quiet.steady, len(quiet.engine_ms)) == (0.5, True, 9)  # once beside each reference
     for start in range(0, 400, 40):
         for length in (30, 90, 200):  # from single turns to whole loads
@@ -107,7 +107,7 @@ def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, m
             def slow(run: int, start: int = start, length: int = length) -> bool:
                 return (run + start) // length % 3 > 0  # two thirds of the time
 
-            found = timed(slow, turns.Calm(10.0), tmp_path, monkeypatch)
+            found = timed(slow, turns.Calm([10.0]), tmp_path, monkeypatch)
             assert found.ratio == pytest.approx(0.5, rel=0.01) or not found.steady, (start, length)
             assert found.steady or length > 30
 
@@ -115,7 +115,7 @@ def test_what_others_do_on_the_processor_is_no_part_of_a_ratio(tmp_path: Path, m
 def test_a_time_disturbed_throughout_is_no_measurement_until_it_is_how_things_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm = turns.Calm(10.0)
+    calm = turns.Calm([10.0])
     found = [timed(lambda run: True, calm, tmp_path, monkeypatch).steady for _ in range(6)]
     assert found == [False] * 5 + [True]
     assert timed(lambda run: False, calm, tmp_path, monkeypatch).steady
@@ -129,3 +129,13 @@ def test_unsteady_timings_are_left_out_and_too_many_refused() -> None:
     assert len(sweep.steady([timing(True)] * 9 + [timing(False)])) == 9
     with pytest.raises(MeasurementError, match="3 of 10"):
         sweep.steady([timing(True)] * 7 + [timing(False)] * 3)
+
+
+def test_a_disturbance_that_began_before_is_seen_by_what_the_store_has(tmp_path: Path) -> None:
+    reference, out = tinynet.save_detector(tmp_path / "r.onnx"), tmp_path / "t.jsonl"
+    (first,) = sweep.sweep(candidates(tmp_path, 1), reference, out, on=ON)
+    assert sweep.earlier(out, "local") == [min(first.reference_ms)]
+    assert sweep.earlier(out, "another") == []
+    lines = out.read_text().replace(f'"reference_ms": {list(first.reference_ms)}', '"reference_ms": [1e-9]')
+    out.write_text(lines)  # as if the processor had been idle then
+    assert not sweep.sweep(candidates(tmp_path, 1, 2), reference, out, on=ON)[1].steady

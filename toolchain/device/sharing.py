@@ -17,7 +17,7 @@ from toolchain.device.fleet import Outcome, failed, run_on
 from toolchain.device.probe import probe
 from toolchain.device.recover import recover
 from toolchain.device.settings import On
-from toolchain.device.sweep import Candidate, Timing, append, load, measure
+from toolchain.device.sweep import Candidate, Timing, append, earlier, load, measure
 from toolchain.errors import MeasurementError, UsageError
 from toolchain.stage import file_sha256
 
@@ -56,7 +56,7 @@ def sweep_shared(
 
     def work(host: str) -> None:
         place = replace(on, host=host)
-        recover(lambda: _share(left, reference, place, keep), place)
+        recover(lambda: _share(left, reference, place, keep, earlier(out, host)), place)
 
     with progress.task("Timing engines", total=len(wanted), unit="engines") as bar:
         bar.advance(len(wanted) - len(left))
@@ -69,7 +69,7 @@ def sweep_shared(
     return [known[one.label] for one in wanted]
 
 
-def _share(left: deque[Candidate], reference: Path, on: On, keep: Any) -> None:
+def _share(left: deque[Candidate], reference: Path, on: On, keep: Any, earlier_ms: Sequence[float]) -> None:
     """Time engines from `left` until it is empty; one that was begun and not ended goes back."""
     taken: list[Candidate] = []
 
@@ -82,7 +82,7 @@ def _share(left: deque[Candidate], reference: Path, on: On, keep: Any) -> None:
             yield taken[0]
 
     try:
-        for timing in measure(take(), reference, on):
+        for timing in measure(take(), reference, on, earlier_ms):
             taken.clear()
             keep(timing, on)
     except BaseException:

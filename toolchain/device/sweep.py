@@ -28,7 +28,7 @@ from toolchain.device.remote import Device, connect
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
 from toolchain.device.state_messages import State
-from toolchain.device.turns import Calm, Turns, compared, one_load
+from toolchain.device.turns import REMEMBERED, Calm, Turns, compared, one_load
 from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.stage import append_line, file_sha256, read_lines
 
@@ -95,18 +95,27 @@ def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, i
     if missing:
         with progress.task(f"Timing engines on {on.host}", total=len(wanted), unit="engines") as task:
             task.advance(len(wanted) - len(missing))
-            for timing in measure(missing, reference, on):
+            for timing in measure(missing, reference, on, earlier(out, on.host)):
                 known[timing.label] = timing
                 append(out, timing, identity, on)
                 task.advance(note=f"{timing.ratio:.3f}")
     return [known[one.label] for one in wanted]
 
 
-def measure(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
-    """One timing an engine, in order; engines are taken and made one by one."""
+def earlier(out: Path, host: str) -> list[float]:
+    """What the reference's fastest turns took beside the last engines timed on a host, ms."""
+    return [min(line["reference_ms"]) for line in read_lines(out) if line["on"]["host"] == host][-REMEMBERED:]
+
+
+def measure(engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float] = ()) -> Iterator[Timing]:
+    """One timing an engine, in order; engines are taken and made one by one.
+
+    Args:
+        earlier_ms: of `earlier`, so that a disturbance that has begun before is seen.
+    """
     with connect(on.host, python=on.python) as device, ExitStack() as stack:
         bases = _references(device, stack, reference, on)
-        calm = Calm.of(bases)
+        calm = Calm.of(bases, earlier_ms)
         for one in engines:
             path = one.make()
             with device.session() as agent:

@@ -75,16 +75,16 @@ def _undisturbed(loads: Iterable[Sequence[float]]) -> list[float]:
 class Calm:
     """Whether the processor is as fast as it was of late: the references' fastest inferences say so, of engine after engine."""
 
-    def __init__(self, first_ms: float) -> None:
-        self.floors = deque([first_ms], maxlen=REMEMBERED)
+    def __init__(self, floors_ms: Iterable[float]) -> None:
+        self.floors = deque(floors_ms, maxlen=REMEMBERED)
 
     @classmethod
-    def of(cls, bases: Sequence[AgentSession]) -> Calm:
-        """By two turns of each reference."""
+    def of(cls, bases: Sequence[AgentSession], earlier_ms: Sequence[float]) -> Calm:
+        """By two turns of each reference, and what its fastest turns took for the last engines timed before."""
         turns = Turns()
         for number in list(range(len(bases))) * 2:
             turns.references.setdefault(number, []).extend(_turn(bases[number]))
-        return cls(cls._floor(turns))
+        return cls([*earlier_ms, cls._floor(turns)])
 
     def reached(self, turns: Turns) -> bool:
         """False where every inference of the references was disturbed."""
