@@ -181,7 +181,7 @@ def test_a_runtime_that_is_there_judges(place: Path, tmp_path: Path) -> None:
 
 def test_a_target_of_another_architecture_is_what_it_is_placed_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "probe", lambda host, python: {"arch": "x86_64", "cpu_flags": ["avx512_vnni"]})
-    features = [accuracy.cpu_features(On(target=name)) for name in ("raspberry-pi-5", "intel-n100")]
+    features = [accuracy.cpu_features(On(runtime="onnxruntime", target=name)) for name in ("raspberry-pi-5", "intel-n100")]
     assert features == [{"vnni": False, "rules": "onnxruntime-arm"}, {"vnni": True, "rules": "onnxruntime-x86"}]
 
 
