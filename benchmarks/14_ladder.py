@@ -107,7 +107,7 @@ def one_plan(args: argparse.Namespace, on: On, folder: Path, row: Row, share: fl
     within = share / uncut[size]
     if within >= 1:
         return {"imgsz": size, "why_not": "the uncut network is already within the budget"}
-    section = SelectSection(strategy=row.strategy, criterion=row.criterion, samples=args.samples, check=0, rounds=6, **row.more)
+    section = SelectSection(strategy=row.strategy, criterion=row.criterion, samples=args.samples, check=0, rounds=6, **{"value": "fisher", **row.more})
     try:
         result = verbs.select(
             [args.model], folder, [Budget("latency", within, True)], data=args.data, sizes=[size], on=on,

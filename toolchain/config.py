@@ -111,7 +111,7 @@ class SelectSection(Section):
     depth: bool = True  # whole Bottlenecks may go
     criterion: str = "fisher"
     images: int | None = Field(default=None, ge=1)  # None: all training images
-    value: Literal["fisher", "remaining", "measured"] = "fisher"  # of a width; see toolchain/selection/value.py
+    value: Literal["fisher", "remaining", "measured"] = "remaining"  # of a width; see toolchain/selection/value.py
     check: int = Field(default=16, ge=0)  # random plans on which the summed values are compared with the real loss; 0: none
     models: list[Path] = Field(default_factory=list)  # other detectors to start from, beside `model`
     imgsz: list[int] = Field(default_factory=list)  # other picture sizes to choose from, beside `imgsz`

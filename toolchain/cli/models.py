@@ -103,7 +103,7 @@ def select(
     rounds: Annotated[int, typer.Option("--rounds", help="most turns of solve, build, time, learn")] = 4,
     align: Align = None,
     criterion: Criterion = "fisher",
-    value: Annotated[str, typer.Option("--value", help="of a width: fisher, remaining, measured")] = "fisher",
+    value: Annotated[str, typer.Option("--value", help="of a width: remaining, fisher, measured")] = "remaining",
     trial_epochs: Annotated[int, typer.Option("--trial-epochs", help="of training for each start, where there are several")] = 10,
     compensate: Compensate = "none",
     stairs: Annotated[int, typer.Option("--stairs", help="groups whose widths are timed one by one, for the page")] = 0,
