@@ -6,7 +6,7 @@ import copy
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ class Boards:
             raise UnreachableError("no route", got=host)
         return self.probes.get(host, PROBE)
 
-    def measure(self, engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+    def measure(
+        self, engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float] = ()
+    ) -> Iterator[Timing]:
         for done, one in enumerate(engines):
             one.make()
             if self.dies_after.get(on.host) == done:
@@ -90,7 +92,7 @@ def test_an_engine_in_the_hands_of_the_last_to_work_is_not_forgotten(
     """One device dies when the other has found nothing left to do."""
     taken, ended, real = threading.Event(), threading.Event(), boards.measure
 
-    def measure(engines: Iterable[Candidate], reference: Path, on: On) -> Iterator[Timing]:
+    def measure(engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float] = ()) -> Iterator[Timing]:
         if on.host == "b":
             next(iter(engines))
             taken.set()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.selection.test_latency import DENSE, NETWORK, OPTIONS, law
 from tests.selection.test_value import FISHER
+from toolchain.device.settings import On
 from toolchain.device.sweep import Timing
 from toolchain.errors import BudgetError, MeasurementError
 from toolchain.selection.goals import TOLERANCE, LatencyGoal
@@ -25,6 +26,7 @@ class Device:
     def __init__(self, bend: float = 0.0, noise: float = 0.002, steady: bool = True) -> None:
         self.network, self.truth, self.bend, self.noise, self.steady = NETWORK, law(8), bend, noise, steady
         self.rng, self.timed = np.random.default_rng(0), 0
+        self.on = On(runtime="ncnn")  # which tells no times of layers
 
     def times(self, plans: Sequence[Mapping[str, int]]) -> list[Timing]:
         found = []
