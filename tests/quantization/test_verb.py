@@ -186,9 +186,10 @@ def test_a_target_of_another_architecture_is_what_it_is_placed_for(monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("flags", "rules"), [(["avx512_vnni"], "openvino"), (["avx_vnni"], "openvino"), (["avx2"], "openvino-avx2")]
+    ("flags", "rules"),
+    [(["avx512_vnni", "amx_int8"], "openvino"), (["avx512_vnni"], "openvino-unsigned"), (["avx2"], "openvino-unsigned")],
 )
-def test_openvino_has_rules_of_its_own_where_the_processor_lacks_dot_products(
+def test_openvino_has_rules_of_its_own_where_the_processor_lacks_amx(
     flags: list[str], rules: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "probe", lambda host, python: {"arch": "x86_64", "cpu_flags": flags})

@@ -57,8 +57,7 @@ class Job:
     @property
     def on(self) -> On:
         """Where the engines run."""
-        on = self.config.bench.on(self.config.host, self.config.target)
-        return in_precision(on, self.config.select.precision) if self.config.budget else on
+        return _on(self.config)
 
     @property
     def engine_params(self) -> dict[str, Any]:
@@ -96,8 +95,13 @@ def start(config: RunConfig, command: str = "") -> Job:
             raise RunFolderError(
                 "this run folder was made with other inputs", got=f"{config.out}: {changed} differ", fix="another --out"
             )
-    job = Job(config, Stages(config.out / "stages"), dataset.sha256, [], command)
     if not (config.out / "stages" / "bench").exists():
-        check_there(job.on)  # hours of training must not end at a host that was never there
+        check_there(_on(config))  # hours of training must not end at a host that was never there
+    stages = Stages(config.out / "stages")
     write_json(marker, {"identity": identity, "command": command, "config": config.model_dump(mode="json")})
-    return job
+    return Job(config, stages, dataset.sha256, [], command)
+
+
+def _on(config: RunConfig) -> On:
+    on = config.bench.on(config.host, config.target)
+    return in_precision(on, config.select.precision) if config.budget else on

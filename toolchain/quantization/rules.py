@@ -51,7 +51,7 @@ OPENVINO = Rules(
     quantized=("Conv", "Add", "Concat", "Split", "MaxPool", "Resize", "GlobalAveragePool"),
     float_outputs=("Conv", "Add"), int32_bias=False, pair_on_weights=False,
     last_convs="float", first_conv="int8", short_dfl=False,
-    source="as OpenVINO 2026.4 compiled YOLOv8n for AVX-512 VNNI and AMX: Q after SiLU lets it fuse both into the "
+    source="as OpenVINO 2026.4 compiled YOLOv8n for AMX: Q after SiLU lets it fuse both into the "
     "conv (onnxruntime-x86: 77 layers of their own); zero points other than 0 add 38 layers that requantize; without "
     "Split 8 splits and 16 Q stay float between INT8 convs",
 )  # fmt: skip
@@ -70,9 +70,10 @@ RULES: dict[str, Rules] = {
         source="not measured on ARM yet; kernels with dot products accumulate in 32 bits, so weights keep 8 bits (MLAS sources)",
     ),
     "openvino": OPENVINO,
-    "openvino-avx2": replace(
+    "openvino-unsigned": replace(
         OPENVINO, activations="uint8", symmetric=False, saturating_without_vnni=True,
-        source="OpenVINO 2026.4 on an AVX2 processor without VNNI: it loses the scale of signed activations between a conv and a "
+        source="OpenVINO 2026.4 without AMX, where it takes unsigned activations alone: with VNNI (a Zen 4) signed ones leave Concats and the "
+        "convs behind them in float; on an AVX2 processor without VNNI it loses the scale of signed activations between a conv and a "
         "Split (YOLOv8n, BCCD, 160 px: mAP50-95 0.154, the same graph in ONNX Runtime 0.439), unsigned ones keep it (0.439); "
         "saturation: oneDNN documentation, Nuances of int8 Computations",
     ),

@@ -89,7 +89,10 @@ def cpu_features(on: On) -> dict[str, Any]:
         arch, flags = target.arch[0], set()
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
     arm = arch in ("aarch64", "arm64")
-    onnxruntime, openvino = "onnxruntime-arm" if arm else "onnxruntime-x86", "openvino" if arm or vnni else "openvino-avx2"
+    onnxruntime = "onnxruntime-arm" if arm else "onnxruntime-x86"
+    openvino = (
+        "openvino" if arm or "amx_int8" in flags else "openvino-unsigned"
+    )  # signed activations: OpenVINO has kernels with AMX
     rules = {"onnxruntime": onnxruntime, "openvino": openvino}.get(on.runtime, on.runtime)
     return {"vnni": vnni, "rules": rules}
 
