@@ -90,9 +90,7 @@ def cpu_features(on: On) -> dict[str, Any]:
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
     arm = arch in ("aarch64", "arm64")
     onnxruntime = "onnxruntime-arm" if arm else "onnxruntime-x86"
-    openvino = (
-        "openvino" if arm or "amx_int8" in flags else "openvino-unsigned"
-    )  # signed activations: OpenVINO has kernels with AMX
+    openvino = "openvino" if arm or "amx_int8" in flags else "openvino-unsigned"
     rules = {"onnxruntime": onnxruntime, "openvino": openvino}.get(on.runtime, on.runtime)
     return {"vnni": vnni, "rules": rules}
 
