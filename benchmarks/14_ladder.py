@@ -107,7 +107,10 @@ def one_plan(args: argparse.Namespace, on: On, folder: Path, row: Row, share: fl
     within = share / uncut[size]
     if within >= 1:
         return {"imgsz": size, "why_not": "the uncut network is already within the budget"}
-    section = SelectSection(strategy=row.strategy, criterion=row.criterion, samples=args.samples, check=0, rounds=6, **{"value": "fisher", **row.more})
+    more = {"value": "fisher", **row.more}
+    section = SelectSection(
+        strategy=row.strategy, criterion=row.criterion, samples=args.samples, check=0, rounds=6, **more
+    )  # fmt: skip
     try:
         result = verbs.select(
             [args.model], folder, [Budget("latency", within, True)], data=args.data, sizes=[size], on=on,
@@ -156,7 +159,7 @@ def one_training(args: argparse.Namespace, on: On, folder: Path, about: dict[str
 def show(args: argparse.Namespace) -> None:
     table = []
     for path in sorted(args.out.glob("*/*/row.json")):
-        about = read_json(path)
+        about = {key: value for key, value in read_json(path).items() if key != "model"}  # a path of whoever ran it
         judged = {
             p.parent.parent.name: json.loads(p.read_text())["result"] for p in sorted(path.parent.glob("seed-*/judge/stage.json"))
         }

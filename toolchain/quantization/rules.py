@@ -72,10 +72,10 @@ RULES: dict[str, Rules] = {
     "openvino": OPENVINO,
     "openvino-unsigned": replace(
         OPENVINO, activations="uint8", symmetric=False, saturating_without_vnni=True,
-        source="OpenVINO 2026.4 without AMX, where it takes unsigned activations alone. With VNNI (a Zen 4) signed ones leave Concats "
-        "and the convs behind them in float; without VNNI it loses the scale of signed activations between a conv and a Split "
-        "(YOLOv8n, BCCD, 160 px: mAP50-95 0.154, the same graph in ONNX Runtime 0.439), unsigned ones keep it (0.439); saturation: "
-        "oneDNN documentation, Nuances of int8 Computations",
+        source="OpenVINO 2026.4 without AMX, where it takes unsigned activations alone. With VNNI (a Zen 4) signed ones leave "
+        "Concats and the convs behind them in float; without VNNI it loses the scale of signed activations between a conv and a "
+        "Split (YOLOv8n, BCCD, 160 px: mAP50-95 0.154, the same graph in ONNX Runtime 0.439), unsigned ones keep it (0.439); "
+        "saturation: oneDNN documentation, Nuances of int8 Computations",
     ),
     "ncnn": Rules(
         activations="int8", symmetric=True, saturating_without_vnni=False,
