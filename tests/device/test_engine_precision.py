@@ -11,12 +11,13 @@ from tests import tinynet
 from tests.agent.test_tensorrt_build import save_quantized
 from toolchain import requests, verbs
 from toolchain.config import BenchSection, SelectSection
+from toolchain.device import runtimes
 from toolchain.device.bundle import build
 from toolchain.device.engine_precision import in_precision, precision_told
 from toolchain.device.manifest import verify, write_manifest
 from toolchain.device.settings import On
 from toolchain.device.target import list_targets, load_target
-from toolchain.errors import UsageError
+from toolchain.errors import RuntimeMissingError, UsageError
 from toolchain.verbs import engines
 
 
@@ -106,3 +107,17 @@ def test_bundles_run_in_what_they_were_built_for(tmp_path: Path) -> None:
     assert requests.as_built([a, b], "openvino", "") == ("openvino", "")
     with pytest.raises(UsageError, match="several runtimes or providers"):
         requests.as_built([a, b], "", "")
+
+
+def test_a_device_without_the_runtime_is_found_before_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {
+        "runtimes": {"ncnn": None, "onnxruntime": {"version": "1"}},
+        "unreadable": {"runtimes.ncnn": "no module"},
+    }
+    monkeypatch.setattr(runtimes, "probe", lambda *_, **__: found)
+    with pytest.raises(RuntimeMissingError, match="no ncnn there, the default of raspberry-pi-5") as caught:
+        runtimes.check_there(On("pi", target="raspberry-pi-5"))
+    assert "toolchain doctor pi --install --runtime ncnn; or --runtime onnxruntime, which is there" in str(caught.value)
+    with pytest.raises(RuntimeMissingError, match="comes with the board's system"):
+        runtimes.check_there(On("orin", target="jetson-orin-nano-8gb"))
+    assert runtimes.check_there(On("pi")) == found

@@ -63,10 +63,10 @@ def check_there(on: On) -> dict[str, Any]:
     if not found["runtimes"].get(on.runtime):
         why = found["unreadable"].get(f"runtimes.{on.runtime}", "not there")
         whose = f", the default of {on.target}" if on.target and on.runtime == load_target(on.target).default_runtime else ""
-        others = [name for name, there in found["runtimes"].items() if there]
-        fix = (
-            f"toolchain doctor {on.host} --install --runtime {on.runtime}" if on.runtime in BY_PIP else "it comes with the system"
-        )
+        others = [name for name in COMPARED if found["runtimes"].get(name)]
+        fix = "it comes with the board's system"
+        if on.runtime in BY_PIP:
+            fix = f"toolchain doctor {on.host} --install --runtime {on.runtime}"
         fix += f"; or --runtime {others[0]}, which is there" if others else ""
         raise RuntimeMissingError(f"{on.host}: no {on.runtime} there{whose}", got=str(why).splitlines()[0], fix=fix)
     if on.runtime == "ncnn":
