@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 few = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
+def lies(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, said: list[Said], work: Callable[[], Any], right: Callable[[Any], None]
+) -> None:
+    """`work` against one lie after the other: a result that is `right`, or an error of ours."""
+    monkeypatch.setattr(module, "connect", lambda *_, **__: ReplayedDevice(said))
+    right(work())  # the replay itself works
+
+    @settings(few, max_examples=60)
+    @given(st.data())
+    def lied_to(data: st.DataObject) -> None:
+        lying = change(data, said)
+        monkeypatch.setattr(module, "connect", lambda *_, **__: ReplayedDevice(lying))
+        with only_own_errors():
+            right(work())
+
+    lied_to()
+
+
 def test_inference(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, images, out = place.parent / "engine.onnx", place.parent / "images.npy", place / "out.npz"
     said = record(monkeypatch, lambda: infer(engine, images, out, ON))
@@ -253,17 +272,10 @@ def test_profile(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> Any:
         return profile(place.parent / "engine.onnx", ON, runs=2, warmup_runs=1, imgsz=32)
 
-    said = record(monkeypatch, run)
+    def right(nodes: Any) -> None:
+        assert all(0 <= node.min_ms <= node.mean_ms < float("inf") for node in nodes)
 
-    @settings(few, max_examples=60)
-    @given(st.data())
-    def lied_to(data: st.DataObject) -> None:
-        lying = change(data, said)
-        monkeypatch.setattr(profile_module, "connect", lambda *_, **__: ReplayedDevice(lying))
-        with only_own_errors():
-            assert all(0 <= node.min_ms <= node.mean_ms < float("inf") for node in run())
-
-    lied_to()
+    lies(profile_module, monkeypatch, record(monkeypatch, run), run, right)
 
 
 def test_examination(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

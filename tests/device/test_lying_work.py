@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests import tinynet
-from tests.device.test_lying_device import (  # noqa: F401 - place is a fixture
-    ON,
-    ReplayedDevice,
-    Said,
-    change,
-    few,
-    only_own_errors,
-    place,
-    record,
-)
+from tests.device.test_lying_device import ON, lies, place, record  # noqa: F401 - place is a fixture
 from toolchain.device import bundle, clean, deploy, sweep, turns
 from toolchain.device.manifest import verify
 from toolchain.device.sweep import Candidate
 
 LABELS = ["a", "b", "c"]
-
-
-def lies(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch, said: list[Said], work: Callable[[], Any], right: Callable[[Any], None]
-) -> None:
-    """`work` against one lie after the other: a result that is `right`, or an error of ours."""
-    monkeypatch.setattr(module, "connect", lambda *_, **__: ReplayedDevice(said))
-    right(work())  # the replay itself works
-
-    @settings(few, max_examples=60)
-    @given(st.data())
-    def lied_to(data: st.DataObject) -> None:
-        lying = change(data, said)
-        monkeypatch.setattr(module, "connect", lambda *_, **__: ReplayedDevice(lying))
-        with only_own_errors():
-            right(work())
-
-    lied_to()
 
 
 def test_build(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

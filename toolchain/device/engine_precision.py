@@ -8,11 +8,10 @@ from pathlib import Path
 from toolchain.device.precision import PRECISION, is_fp8, is_half, precision_of
 from toolchain.device.settings import PROVIDERS, On
 from toolchain.errors import UsageError
+from toolchain.export import openvino
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 OWN = {"tensorrt": "graph", "ncnn": "fp32"}  # the word of runtimes whose provider takes one, for what the graph itself says
-WORDS = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8", "fp8": "FP8"}
-PAIR = (".xml", ".openvino")  # OpenVINO's own files
 
 
 def in_precision(on: On, precision: str) -> On:
@@ -29,7 +28,7 @@ def in_precision(on: On, precision: str) -> On:
         if precision == "fp32":
             return on
         fix = "TensorRT and ncnn have them: --runtime tensorrt; or --precision fp32 or int8"
-        raise UsageError(f"{on.runtime} has no {WORDS[precision]} engines here", got=f"provider {on.provider}", fix=fix)
+        raise UsageError(f"{on.runtime} has no {precision.upper()} engines here", got=f"provider {on.provider}", fix=fix)
     wanted = OWN[on.runtime] if precision == "fp32" else precision
     said = PRECISION.search(on.provider)
     if said and said[1] != wanted and on.provider != PROVIDERS[on.runtime]:
@@ -43,7 +42,7 @@ def in_precision(on: On, precision: str) -> On:
 def precision_told(engine: Path, on: On) -> str:
     """What the engine computes in, for the record: by its graph's own types and the provider's word."""
     asked = precision_of(on.provider)
-    if engine.suffix in PAIR:
+    if engine.suffix in (openvino.XML, openvino.SUFFIX):
         return "int8" if b"FakeQuantize" in engine.read_bytes() else "fp32"
     quantized, half, fp8 = _types(engine)
     if fp8 or asked == "fp8":

@@ -69,7 +69,8 @@ def compared(loads: Sequence[Sequence[float]], references: Sequence[Sequence[flo
 
 def _undisturbed(loads: Iterable[Sequence[float]]) -> list[float]:
     floors = [mean(sorted(each)[:FASTEST]) for each in loads]
-    return [floor for floor in floors if floor <= (1 + DISTURBED) * min(floors)]
+    most = (1 + DISTURBED) * min(floors)
+    return [floor for floor in floors if floor <= most]
 
 
 class Calm:

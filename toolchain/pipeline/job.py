@@ -62,7 +62,8 @@ class Job:
     @property
     def engine_params(self) -> dict[str, Any]:
         """What an engine's file and speed depend on, beside graph, host and target."""
-        return {"runtime": self.on.runtime, "provider": self.on.provider, "threads": self.on.threads, "python": self.on.python}
+        on = self.on  # made anew, by the target's file, each time it is asked for
+        return {"runtime": on.runtime, "provider": on.provider, "threads": on.threads, "python": on.python}
 
     @property
     def work(self) -> Path:

@@ -128,18 +128,18 @@ class Timed:
         What belongs to no convolution has a key of its own, `rest: …`. What was profiled before is read from the folder.
         """
         known = {line["label"]: line["times"] for line in read_lines(self.folder / PROFILES)}
-        missing = [plan for plan in plans if name_of(plan) not in known]
+        names = [name_of(plan) for plan in plans]
+        missing = {name: plan for name, plan in zip(names, plans, strict=True) if name not in known}
         if missing:
-            model = onnx.load(self.dense)
+            model, layers = onnx.load(self.dense), {name.removesuffix(".conv"): name for name in engine_convs(self.network)}
             with progress.task("Profiling", total=len(missing), unit="engines") as task:
-                for plan in missing:
-                    known[name_of(plan)] = self._profile(model, plan)
-                    append_line(self.folder / PROFILES, {"label": name_of(plan), "times": known[name_of(plan)]})
+                for name, plan in missing.items():
+                    known[name] = self._profile(model, plan, layers)
+                    append_line(self.folder / PROFILES, {"label": name, "times": known[name]})
                     task.advance()
-        return [known[name_of(plan)] for plan in plans]
+        return [known[name] for name in names]
 
-    def _profile(self, model: onnx.ModelProto, plan: Widths) -> dict[str, float]:
-        layers = {name.removesuffix(".conv"): name for name in engine_convs(self.network)}
+    def _profile(self, model: onnx.ModelProto, plan: Widths, layers: Mapping[str, str]) -> dict[str, float]:
         path, times = cut(model, self.network, plan, self.folder / "profiled.onnx"), dict[str, float]()
         with spent.device():
             nodes = profile(path, self.on)
