@@ -17,6 +17,7 @@ from toolchain.errors import QuantizationError
 
 BINS = 1 << 14  # over -limit..limit; at least 16 bins for each of the 256 levels of a one-sided tensor
 CHUNK = 1 << 23  # values counted at a time: OpenCV counts in float32, exact up to 2^24
+CACHED = 1 << 16  # values worked on at a time, so that they stay in the processor's second cache
 LARGEST = 2.0**127  # limits are float32 for OpenCV
 MOMENTUM = 0.9  # of the moving average, per picture
 LEVELS = 255  # steps of an 8-bit range
@@ -43,10 +44,19 @@ class Histogram:
             self.limit = float(2.0 ** max(np.floor(np.log2(largest)) + 1, -100.0))
         while largest >= self.limit:
             self._double()
-        row = values.reshape(1, -1)
-        for start in range(0, row.shape[1], CHUNK):
-            counts = cv2.calcHist([row[:, start : start + CHUNK]], [0], None, [BINS], [-self.limit, self.limit])
-            self.counts += counts.ravel().astype(np.int64)
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            self.counts += self._counted(flat[start : start + CHUNK])
+
+    def _counted(self, values: Floats) -> NDArray[np.int64]:
+        """Their counts. OpenCV counts integers faster than floats, and by a power of two the scaling is exact."""
+        bins, per_unit = np.empty(values.size, np.int16), np.float32(BINS / 2 / self.limit)
+        for start in range(0, values.size, CACHED):
+            scaled = values[start : start + CACHED] * per_unit
+            bins[start : start + CACHED] = np.floor(scaled, out=scaled)
+        from_first = bins.view(np.uint16)
+        from_first += np.uint16(BINS // 2)  # wraps round: -limit is in bin 0
+        return cv2.calcHist([from_first.reshape(1, -1)], [0], None, [BINS], [0, BINS]).ravel().astype(np.int64)
 
     def _double(self) -> None:
         merged = self.counts.reshape(-1, 2).sum(axis=1)
