@@ -105,7 +105,7 @@ class SelectSection(Section):
 
     strategy: str = "latency"
     precision: Literal["fp32", "fp16", "int8"] = "int8"
-    samples: int = Field(default=100, ge=20)  # plans timed to learn the device
+    samples: int | None = Field(default=None, ge=20)  # plans timed; None: 40 to 100, while the model gets better
     rounds: int = Field(default=4, ge=1)
     floor: float = Field(default=0.1, gt=0, lt=1)  # least kept share of any group
     depth: bool = True  # whole Bottlenecks may go

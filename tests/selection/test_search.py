@@ -66,6 +66,18 @@ def test_an_unsteady_device_is_refused() -> None:
         run(Device(steady=False), 0.5)
 
 
+def test_no_more_plans_are_timed_than_the_model_gets_better_by() -> None:
+    for device, asked, timed in (
+        (Device(), None, 40),  # good at once
+        (Device(noise=0.05), None, 60),  # no number of plans makes that good
+        (Device(noise=0.05), 45, 45),  # what was asked for
+        (Device(), 45, 45),
+    ):
+        learnt = study(device, OPTIONS, asked, 0)  # type: ignore[arg-type]
+        assert len(learnt.known) == timed
+        assert (learnt.model.held_out.mape <= 0.025) == (device.noise < 0.05)
+
+
 def test_the_same_seed_and_timings_give_the_same_plan() -> None:
     assert run(Device(), 0.5).widths == run(Device(), 0.5).widths
 

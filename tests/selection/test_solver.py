@@ -11,7 +11,8 @@ import pytest
 from tests.pruning.cases import subject
 from toolchain.errors import BudgetError
 from toolchain.selection.cost import Cost, macs
-from toolchain.selection.relaxation import Sums, relax
+from toolchain.selection.elimination import Sums
+from toolchain.selection.relaxation import relax
 from toolchain.selection.solver import Limit, solve
 
 OPTIONS = {"a": [8, 16, 24], "b": [8, 16, 24, 32], "c": [16, 32], "d": [8, 24]}

@@ -99,7 +99,10 @@ def select(
     threads: Threads = 2,
     python: Python = None,
     strategy: Annotated[str, typer.Option("--strategy", help="latency, table, flops, global, lamp, uniform, …")] = "latency",
-    samples: Annotated[int, typer.Option("--samples", help="plans timed to learn the device")] = 100,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", help="plans timed; default: 40 to 100, while the model gets better"),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="most turns of solve, build, time, learn")] = 4,
     align: Align = None,
     criterion: Criterion = "fisher",

@@ -17,7 +17,7 @@ from toolchain.errors import QuantizationError
 
 BINS = 1 << 14  # over -limit..limit; at least 16 bins for each of the 256 levels of a one-sided tensor
 CHUNK = 1 << 23  # values counted at a time: OpenCV counts in float32, exact up to 2^24
-CACHED = 1 << 16  # values worked on at a time, so that they stay in the processor's second cache
+CACHED = 1 << 17  # values worked on at a time: half a megabyte, which stays in the second cache
 LARGEST = 2.0**127  # limits are float32 for OpenCV
 MOMENTUM = 0.9  # of the moving average, per picture
 LEVELS = 255  # steps of an 8-bit range

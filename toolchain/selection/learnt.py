@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toolchain import progress
 from toolchain.device.profile import RUNTIMES
@@ -11,12 +11,15 @@ from toolchain.device.sweep import Timing, steady
 from toolchain.pruning.groups import Network
 from toolchain.selection import latency, spent
 from toolchain.selection.cost import Cost, scaled, weights
-from toolchain.selection.latency import LatencyModel, Prior
-from toolchain.selection.sampling import spread_plans
+from toolchain.selection.latency import LatencyModel, Prior, Quality
+from toolchain.selection.sampling import Widths, spread_plans
 from toolchain.selection.solver import Limit
 from toolchain.selection.table import learn_table, profile_prior
 from toolchain.selection.timed import Timed
 
+FIRST, MORE, MOST = 40, 20, 100  # plans timed before the first model, before each further one, and at all, unless told
+GOOD_ERROR, GOOD_ORDER = 0.025, 0.95  # mean error and Kendall τ on plans not seen, with which no more are timed
+STILL_BETTER = 0.95  # of the error before: what more plans must bring for further ones
 PROFILED = 30  # engines whose layers are timed for the table
 FOR_PRIOR = 12  # and for the prior
 PROFILES = "profiles of single layers"  # the prior's name
@@ -42,28 +45,46 @@ class Learnt:
         return self.table or self.model.cost
 
 
-def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int, seed: int, *, table: bool = False) -> Learnt:
+def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int | None, seed: int, *, table: bool = False) -> Learnt:
     """Time a spread of plans and learn the device's latency from them.
 
     Args:
         options: group -> widths it may have.
-        samples: plans timed; those in the store are not timed again.
+        samples: plans timed, those in the store not again; None: as many as the model gets better by, from 40 to 100.
         table: predict by the sum of single layers instead, from profiles of some of the engines.
 
     Raises:
         MeasurementError: the device is too unsteady to learn from.
     """
+    plans = spread_plans(options, samples or MOST, seed, removals=timed.network.removals)
+    before, count = float("inf"), samples or FIRST
+    while True:
+        learnt = _learnt(timed, plans[:count])
+        held = learnt.model.held_out
+        if count >= len(plans) or _enough(held, before):
+            break
+        before, count = held.mape, count + MORE
+    if not table:
+        return learnt
+    with spent.stage("table of single layers"):
+        return replace(learnt, table=table_cost(timed, learnt.known, learnt.model.cost.block))
+
+
+def _learnt(timed: Timed, plans: Sequence[Widths]) -> Learnt:
     with spent.stage("timing of plans"):
-        known = steady(timed.times(spread_plans(options, samples, seed, removals=timed.network.removals)))
+        known = steady(timed.times(plans))
     with spent.stage("profiles of some plans"):
         priors = priors_of(timed, known)
     with spent.stage("fit of the latency model"):
         model = latency.fit(timed.network, [one.about["widths"] for one in known], [one.ratio for one in known], priors)
     progress.note(f"  latency model: {_quality(model)}")
-    if not table:
-        return Learnt(timed, known, model, priors=priors)
-    with spent.stage("table of single layers"):
-        return Learnt(timed, known, model, table_cost(timed, known, model.cost.block), priors)
+    return Learnt(timed, known, model, priors=priors)
+
+
+def _enough(found: Quality, before: float) -> bool:
+    """Whether more plans would be timed for little: the model is good, or not better than `before`, from fewer plans."""
+    good = found.mape <= GOOD_ERROR and found.kendall_tau >= GOOD_ORDER
+    return good or found.mape > STILL_BETTER * before
 
 
 def priors_of(timed: Timed, known: Sequence[Timing]) -> dict[str, Prior]:

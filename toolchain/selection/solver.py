@@ -16,7 +16,8 @@ from typing import Any
 from toolchain.errors import BudgetError
 from toolchain.pruning.depth import Removal
 from toolchain.selection.cost import Cost, Present, Term
-from toolchain.selection.relaxation import Sums, relax
+from toolchain.selection.elimination import Sums
+from toolchain.selection.relaxation import relax
 from toolchain.selection.value import total
 
 Widths = dict[str, int]

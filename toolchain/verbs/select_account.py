@@ -51,7 +51,8 @@ def circumstances(
     setting = {"host": on.host, "target": on.target, "runtime": on.runtime, "provider": on.provider, "threads": on.threads}
     setting |= {"data": str(data), "align": align, "seed": seed, **{name: getattr(settings, name) for name in SHOWN}}
     flags = {"--data": data, "--imgsz": ",".join(map(str, sizes)), "--host": on.host, "--threads": on.threads, "--align": align}
-    flags |= {"--seed": seed, "--strategy": settings.strategy, "--precision": settings.precision, "--samples": settings.samples}
+    flags |= {"--seed": seed, "--strategy": settings.strategy, "--precision": settings.precision}
+    flags |= {} if settings.samples is None else {"--samples": settings.samples}
     flags |= {"--rounds": settings.rounds, "--criterion": settings.criterion, "--value": settings.value}
     flags |= {"--runtime": on.runtime, "--provider": on.provider}
     flags |= {} if on.target is None else {"--target": on.target}
