@@ -21,7 +21,7 @@ from toolchain.quantization.bias import correct_biases
 from toolchain.quantization.calibrate import observe, ranges
 from toolchain.quantization.costs import layer_costs
 from toolchain.quantization.qdq import Placement, place, plan_placement, share_ranges
-from toolchain.quantization.rules import RULES, Rules, get_rules
+from toolchain.quantization.rules import MOVING, RULES, Rules, get_rules
 from toolchain.quantization.structure import Structure
 from toolchain.quantization.verify import verify
 
@@ -45,6 +45,14 @@ def reads(model: onnx.ModelProto) -> dict[str, list[str]]:
     return {node.name: [producer.get(name, "constant") for name in node.input] for node in model.graph.node}
 
 
+def makers(producer: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> set[str]:
+    """Operators behind a node, past those that only move values."""
+    if node.op_type not in MOVING:
+        return {node.op_type}
+    moved = node.input if node.op_type == "Concat" else node.input[:1]
+    return {op for name in moved for op in makers(producer, producer[name])}
+
+
 def outputs(model: onnx.ModelProto, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
     session = cpu_session(model)
     return np.concatenate([session.run(None, {"images": picture[None]})[0] for picture in pictures])
@@ -62,8 +70,11 @@ def test_tail_is_float_and_layers_are_int8(float_model: onnx.ModelProto, picture
         assert "DequantizeLinear" not in sources[name], name
     convs = [node for node in float_model.graph.node if node.op_type == "Conv" and node.name in placement.nodes]
     assert len(convs) >= 20
+    producer = {name: node for node in model.graph.node for name in node.output}
+    placed = {node.name: node for node in model.graph.node}
     for node in convs:
-        assert sources[node.name][:2] == ["DequantizeLinear", "DequantizeLinear"], node.name
+        assert sources[node.name][1] == "DequantizeLinear", node.name
+        assert makers(producer, producer[placed[node.name].input[0]]) == {"DequantizeLinear"}, node.name
     verify(model, placement, RULES[rules])
 
 

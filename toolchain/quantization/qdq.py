@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from toolchain.errors import QuantizationError
 from toolchain.quantization.ranges import Range
+from toolchain.quantization.rounded_once import drop_repeated_rounding
 from toolchain.quantization.rules import MOVING, Rules
 from toolchain.quantization.structure import Structure
 from toolchain.quantization.weights import channel_limits
@@ -162,6 +163,8 @@ def place(
     if rules.rounds_inside:
         _read_unrounded(result, placement)
     quantizer.model.topological_sort()
+    if not rules.rounds_moved:
+        drop_repeated_rounding(result)
     del result.metadata_props[:]  # the quantizer leaves a mark of its own there
     result.metadata_props.extend(model.metadata_props)
     return result
