@@ -66,8 +66,8 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     small = {"samples": 20, "rounds": 1, "check": 3, "criterion": "l1"} if args.dry else {}
     started = time.monotonic()
     result = verbs.select(
-        [args.model], out, parse_budgets([f"latency={args.budget}x"]), data=args.data, sizes=[args.imgsz], on=On(args.host),
-        align=args.align, section=SelectSection(precision=args.precision, **small),
+        [args.model], out, parse_budgets([f"latency={args.budget}x"]), data=args.data, sizes=[args.imgsz],
+        on=On(args.host, threads=args.threads), align=args.align, section=SelectSection(precision=args.precision, **small),
     )  # fmt: skip
     rows = result["spent"]
     return {
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--budget", default="0.5")
     parser.add_argument("--precision", default="int8", choices=["fp32", "int8"])
     parser.add_argument("--host", default="local")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--align", type=int, default=load_target("host-cpu").channel_alignment)
     parser.add_argument("--measured", type=int, default=10, help="validations that are really done")
     parser.add_argument("--dry", action="store_true")
@@ -96,7 +97,7 @@ def main() -> None:
     print("ours: {wall_s:.0f} s, of it the device {device_s:.0f} s".format(**figures["ours"]))
     print("naive: {validations} validations of {each_s:.1f} s: {computed_s:.0f} s (computed)".format(**figures["naive"]))
     if not args.dry:
-        config = {key: str(vars(args)[key]) for key in ("imgsz", "budget", "precision", "host", "align", "measured")}
+        config = {key: str(vars(args)[key]) for key in ("imgsz", "budget", "precision", "host", "threads", "align", "measured")}
         save("selection-cost", figures, config)
 
 
