@@ -72,18 +72,21 @@ def main() -> None:
     parser.add_argument("--precision", default="int8", choices=["fp32", "int8"])
     parser.add_argument("--host", default="local")
     parser.add_argument("--target", default="host-cpu")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--first", type=int, help="time only the first of them, as a selection does whose model is good early")
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--twice", action="store_true", help="time held-out plans again")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    on, started = On(args.host, target=args.target), time.monotonic()
+    on, started = On(args.host, threads=args.threads, target=args.target), time.monotonic()
     network = analyse(load_model(args.model), args.imgsz)[1]
     dense = dense_engine(args.model, args.out, data=args.data, imgsz=args.imgsz, precision=args.precision, on=on)
     timed = Timed(network, dense, folder_of(network, args.imgsz, args.precision, probe(args.host), on), on)
     ask = Ask(align=load_target(args.target).channel_alignment)
     options = removable_options(network, {g.name: allowed_widths(g, ask) for g in network.free})
-    known = steady(timed.times(spread_plans(options, args.samples, 0, removals=network.removals)))
+    samples = spread_plans(options, args.samples, 0, removals=network.removals)[: args.first]
+    known = steady(timed.times(samples))
     held_out = spread_plans(options, args.held_out, HELD_OUT_SEED, removals=network.removals)
     fresh = timed.times(held_out)
     second = again(timed, held_out, args.out / "again.onnx") if args.twice else fresh
@@ -107,10 +110,12 @@ def main() -> None:
             for n in (25, 50, len(known)) for name, given in ((latency.PLAIN, {}), ("the better of both", priors))
         ],
         "dense_ms": dense_ms(known), "timing_error_median": float(np.median([t.error for t in fresh])),
-        "unsteady": args.samples + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
+        "unsteady": len(samples) + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
         "predicted": [model.cost.at(p) for p in plans], "measured": measured.tolist(),
     }  # fmt: skip
-    config = {key: str(vars(args)[key]) for key in ("imgsz", "precision", "samples", "held_out", "twice", "host")}
+    config = {
+        key: str(vars(args)[key]) for key in ("imgsz", "precision", "samples", "first", "held_out", "twice", "host", "threads")
+    }
     save(f"latency-model-{args.precision}", result, config)
     for name in ("model", "table-sum", "timed-again"):
         print(name, result[name])
