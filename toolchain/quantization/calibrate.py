@@ -28,7 +28,7 @@ class Probe:
         self.wanted = [name for name in tensors if name != self.source]
         del probe.graph.output[:]
         probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in self.wanted)
-        self._session = cpu_session(probe, spin=False)
+        self._session = cpu_session(probe)
         self.shape: list[int] = self._session.get_inputs()[0].shape[1:]
         self._binding: Any = None
         self._values: list[NDArray[np.float32]] = []
