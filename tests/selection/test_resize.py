@@ -98,7 +98,7 @@ def quantized(model: Path, out: Path, pictures: list[Path], rules: str) -> onnx.
     return onnx.load(out / "model.int8.onnx")
 
 
-@pytest.mark.parametrize("rules", ["onnxruntime-x86", pytest.param("tensorrt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rules", ["onnxruntime-x86", "openvino-unsigned", pytest.param("tensorrt", marks=pytest.mark.slow)])
 def test_the_same_int8_graph_as_the_real_cut(deep_dense: Path, tmp_path: Path, picture_files: list[Path], rules: str) -> None:
     stock, prunable, network = deep()
     dense = quantized(deep_dense, tmp_path / "dense", picture_files, rules)

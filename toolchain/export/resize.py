@@ -112,7 +112,8 @@ class _Graph:
             parts = [self._plain(name) for name in node.input] if node.op_type == "Concat" else []
             split = self._maker.get(parts[0]) if parts else None
             if split is not None and split.op_type == "Split" and parts == list(split.output):
-                self._put(self._plain(split.input[0]), node.output[0])
+                rounded_behind = bool(self._pair(node.output[0]))  # else its readers read what was rounded before the split
+                self._put(self._plain(split.input[0]) if rounded_behind else split.input[0], node.output[0])
 
     def _end(self, conv: onnx.NodeProto) -> str:
         """What a Bottleneck gives: the sum behind its second convolution, or without a shortcut the convolution's activation."""
