@@ -17,6 +17,7 @@ from toolchain.errors import BudgetError, MeasurementError
 from toolchain.selection.goals import TOLERANCE, LatencyGoal
 from toolchain.selection.learnt import study
 from toolchain.selection.propose import exact
+from toolchain.selection.sampling import spread_plans
 from toolchain.selection.search import search
 
 
@@ -103,3 +104,10 @@ def test_over_the_budget_in_every_round_is_refused() -> None:
     device.factor = 1.1
     with pytest.raises(BudgetError, match="after 1 rounds"):
         run(device, 0.5, rounds=1)
+
+
+def test_the_first_plans_of_many_are_those_of_few() -> None:
+    many = spread_plans(OPTIONS, 100, 3)
+    assert spread_plans(OPTIONS, 20, 3) == many[:20]
+    shares = [np.mean([plan[g] / DENSE[g] for g in plan]) for plan in many[:32]]
+    assert np.histogram(shares, 4, (min(shares), max(shares)))[0].min() >= 4  # no size is left out

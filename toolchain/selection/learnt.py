@@ -56,9 +56,7 @@ def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int | Non
     Raises:
         MeasurementError: the device is too unsteady to learn from.
     """
-    plans = spread_plans(options, max(samples or 0, MOST), seed, removals=timed.network.removals)[
-        :samples
-    ]  # more begin with fewer
+    plans = spread_plans(options, samples or MOST, seed, removals=timed.network.removals)
     before, count = float("inf"), samples or FIRST
     while True:
         learnt = _learnt(timed, plans[:count])

@@ -16,7 +16,7 @@ GONE = 0.6  # highest chance of each Bottleneck to be missing; every plan has it
 def spread_plans(
     options: Mapping[str, Sequence[int]], count: int, seed: int, *, removals: Sequence[Removal] = ()
 ) -> list[Widths]:
-    """Random plans: the mean share runs evenly from the smallest to the dense network, each group's own share scatters round it.
+    """Random plans: mean shares lie evenly between the smallest and the dense network, each group's own share scatters round it.
 
     Args:
         options: group -> widths it may have, rising.
@@ -24,13 +24,15 @@ def spread_plans(
         removals: the network's; those whose hidden group may be 0 are gone now and then. The other widths do not depend on that.
 
     Returns:
-        plans, different from each other, the same for the same seed.
+        plans, different from each other, the same for the same seed: the first of many are those of few, and lie as evenly
+        (van der Corput's sequence, shifted at random).
     """
     rng, depth = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     may_go = [removal.hidden for removal in removals if 0 in options.get(removal.hidden, ())]
     plans: list[Widths] = []
-    for level in rng.permutation((np.arange(count) + 0.5) / count):
-        plan: Widths = {}
+    shift = rng.random()
+    for number in range(count):
+        level, plan = (_radical_inverse(number) + shift) % 1, Widths()
         for group, widths in options.items():
             share = float(np.clip(level + SPREAD * rng.standard_normal(), 0.0, 1.0))
             there = [w for w in widths if w]
@@ -42,6 +44,12 @@ def spread_plans(
         if plan not in plans:
             plans.append(plan)
     return plans
+
+
+def _radical_inverse(number: int) -> float:
+    """Binary digits mirrored at the point: 0, 1/2, 1/4, 3/4, 1/8, …"""
+    digits = f"{number:b}"
+    return int(digits[::-1], 2) / (1 << len(digits))
 
 
 def near_plans(
