@@ -51,7 +51,8 @@ def again(timed: Timed, plans: list[dict[str, int]], scratch: Path) -> list[Timi
 def mean_of(first: Timing, second: Timing) -> Timing:
     """Both timings of a plan as one; half the difference as its error."""
     both = np.array([first.ratio, second.ratio])
-    return replace(first, ratio=float(both.mean()), error=float(np.ptp(both) / 2 / both.mean()))
+    error = float(np.ptp(both) / 2 / both.mean())
+    return replace(first, ratio=float(both.mean()), error=error, steady=first.steady and second.steady)
 
 
 def fit(network: Network, known: list[Timing], priors: dict[str, Prior]) -> LatencyModel:
@@ -74,7 +75,6 @@ def main() -> None:
     parser.add_argument("--target", default="host-cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--first", type=int, help="time only the first of them, as a selection does whose model is good early")
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--twice", action="store_true", help="time held-out plans again")
     args = parser.parse_args()
@@ -85,13 +85,12 @@ def main() -> None:
     timed = Timed(network, dense, folder_of(network, args.imgsz, args.precision, probe(args.host), on), on)
     ask = Ask(align=load_target(args.target).channel_alignment)
     options = removable_options(network, {g.name: allowed_widths(g, ask) for g in network.free})
-    samples = spread_plans(options, args.samples, 0, removals=network.removals)[: args.first]
-    known = steady(timed.times(samples))
+    known = steady(timed.times(spread_plans(options, args.samples, 0, removals=network.removals)))
     held_out = spread_plans(options, args.held_out, HELD_OUT_SEED, removals=network.removals)
     fresh = timed.times(held_out)
     second = again(timed, held_out, args.out / "again.onnx") if args.twice else fresh
     pairs = [(a, b) for a, b in zip(fresh, second, strict=True) if a.steady and b.steady]
-    fresh = [mean_of(a, b) for a, b in pairs] if args.twice else steady(fresh)
+    fresh = steady([mean_of(a, b) for a, b in zip(fresh, second, strict=True)] if args.twice else fresh)
     timed_s = time.monotonic() - started
     priors = priors_of(timed, known)
     model = fit(network, known, priors)
@@ -110,12 +109,10 @@ def main() -> None:
             for n in (25, 50, len(known)) for name, given in ((latency.PLAIN, {}), ("the better of both", priors))
         ],
         "dense_ms": dense_ms(known), "timing_error_median": float(np.median([t.error for t in fresh])),
-        "unsteady": len(samples) + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
+        "unsteady": args.samples + args.held_out - len(known) - len(fresh), "timed_s": timed_s,
         "predicted": [model.cost.at(p) for p in plans], "measured": measured.tolist(),
     }  # fmt: skip
-    config = {
-        key: str(vars(args)[key]) for key in ("imgsz", "precision", "samples", "first", "held_out", "twice", "host", "threads")
-    }
+    config = {key: str(vars(args)[key]) for key in ("imgsz", "precision", "samples", "held_out", "twice", "host", "threads")}
     save(f"latency-model-{args.precision}", result, config)
     for name in ("model", "table-sum", "timed-again"):
         print(name, result[name])

@@ -6,6 +6,7 @@ import onnx
 from onnx import numpy_helper
 
 from toolchain.quantization.rules import MOVING
+from toolchain.quantization.structure import Structure
 
 Grid = tuple[bytes, bytes, int]  # scale, zero point and type of a Q or DQ
 
@@ -20,11 +21,7 @@ def drop_repeated_rounding(model: onnx.ModelProto) -> int:
         how many pairs are gone.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    results = {value.name for value in model.graph.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    graph = Structure(model)
     grids: dict[str, Grid] = {}
     gone: list[onnx.NodeProto] = []
     instead: dict[str, str] = {}
@@ -37,8 +34,8 @@ def drop_repeated_rounding(model: onnx.ModelProto) -> int:
             if first is not None and all(other == first for other in others):
                 grids |= dict.fromkeys(node.output, first)
         elif node.op_type == "QuantizeLinear" and grids.get(node.input[0]) == _grid(node, constants):
-            behind = readers.get(node.output[0], [])
-            if node.output[0] not in results and all(_is_inner_dequantize(one, results) for one in behind):
+            behind = graph.consumers.get(node.output[0], [])
+            if node.output[0] not in graph.outputs and all(_is_inner_dequantize(one, graph) for one in behind):
                 gone += [node, *behind]
                 instead |= {one.output[0]: node.input[0] for one in behind}
     for node in model.graph.node:
@@ -51,8 +48,8 @@ def drop_repeated_rounding(model: onnx.ModelProto) -> int:
     return sum(node.op_type == "QuantizeLinear" for node in gone)
 
 
-def _is_inner_dequantize(node: onnx.NodeProto, results: set[str]) -> bool:
-    return node.op_type == "DequantizeLinear" and node.output[0] not in results
+def _is_inner_dequantize(node: onnx.NodeProto, graph: Structure) -> bool:
+    return node.op_type == "DequantizeLinear" and node.output[0] not in graph.outputs
 
 
 def _grid(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Grid:
