@@ -14,10 +14,11 @@ from tests.selection.test_search import Device
 from tests.selection.test_value import FISHER
 from toolchain.errors import BudgetError, MeasurementError
 from toolchain.measurement.energy_result import EnergyResult, not_measured
+from toolchain.pruning.groups import Widths
 from toolchain.selection import energy
 from toolchain.selection.cost import macs
 from toolchain.selection.energy import EnergyGoal
-from toolchain.selection.goals import TOLERANCE, LatencyGoal, Widths
+from toolchain.selection.goals import TOLERANCE, LatencyGoal
 from toolchain.selection.learnt import study
 from toolchain.selection.propose import exact
 from toolchain.selection.sampling import spread_plans

@@ -109,6 +109,7 @@ def test_stopped_again_and_again_it_ends_with_the_plan_of_an_undisturbed_run(
     assert len(device.timed) == undisturbed + len(at)
     cost = {row["stage"]: row for row in found["spent"]}
     assert (cost["timing of plans"]["done"], cost["timing of plans"]["kept"]) == (0, FEW.samples)
+    assert (cost["values of widths"]["done"], cost["values of widths"]["kept"]) == (0, 1)
     assert cost["timing of plans"]["device_s"] == 0
     assert cost["timing of plans"]["earlier_wall_s"] > 0
 

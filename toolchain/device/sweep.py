@@ -28,7 +28,7 @@ from toolchain.device.remote import Device, connect
 from toolchain.device.session import AgentSession
 from toolchain.device.settings import On
 from toolchain.device.state_messages import State
-from toolchain.device.turns import REMEMBERED, Calm, Turns, compared, one_load
+from toolchain.device.turns import REMEMBERED, Calm, Turns, compared, one_load, undisturbed
 from toolchain.errors import MeasurementError, RunFolderError
 from toolchain.stage import append_line, file_sha256, read_lines
 
@@ -46,7 +46,7 @@ class Timing:
     Attributes:
         label: of the engine.
         about: whatever the caller wants to find beside the timing, such as its plan.
-        ratio: engine / reference by their fastest inferences, see `compared`; below 1 is faster.
+        ratio: engine / reference, see `compared`; below 1 is faster.
         error: standard error of `ratio`, relative, from the spread between loads.
         steady: False when `error` stayed above the limit, or all the time was disturbed: not to be fitted on.
         engine_ms, reference_ms: medians of every turn, load after load.
@@ -103,8 +103,8 @@ def sweep(engines: Iterable[Candidate], reference: Path, out: Path, *, on: On, i
 
 
 def earlier(out: Path, host: str) -> list[float]:
-    """What the reference's fastest turns took beside the last engines timed on a host, ms."""
-    return [min(line["reference_ms"]) for line in read_lines(out) if line["on"]["host"] == host][-REMEMBERED:]
+    """What the reference's undisturbed turns took beside the last engines timed on a host, ms."""
+    return [undisturbed(line["reference_ms"]) for line in read_lines(out) if line["on"]["host"] == host][-REMEMBERED:]
 
 
 def measure(engines: Iterable[Candidate], reference: Path, on: On, earlier_ms: Sequence[float] = ()) -> Iterator[Timing]:
@@ -146,12 +146,12 @@ def _load(agent: AgentSession, path: Path, on: On) -> BenchAnswer:
 
 def _compare(one: Candidate, path: Path, agent: AgentSession, bases: Sequence[AgentSession], on: On, calm: Calm) -> Timing:
     """Loads until the ratio is known well enough, or so many that the machine must be called unsteady."""
-    turns, at = Turns(), cycle(range(len(bases)))
+    turns, at = Turns(), cycle(bases)
     error, quiet = float("inf"), False
     while len(turns.loads) < LOADS or (not (quiet and error <= ERROR_AIM) and len(turns.loads) < MOST_LOADS):
         _load(agent, path, on)
-        one_load(agent, bases, list(islice(at, REFERENCES)), turns)
-        ratio, error = compared(turns.loads, list(turns.references.values()))
+        one_load(agent, list(islice(at, REFERENCES)), turns)
+        ratio, error = compared(turns)
         quiet = calm.reached(turns)
     calm.keep(turns)
     return Timing(

@@ -15,86 +15,86 @@ from toolchain.device.session import AgentSession
 
 RUNS = 6  # inferences a turn
 ROUNDS, PAIR_SPREAD = 4, 0.02  # most times it meets each; once is enough where the ratios lie so close together
+LEAST_PAIRS = 2  # undisturbed ones of a load
 UNKNOWN = 1.0  # relative error of what was seen once
-FASTEST = 3  # inferences of a load that stand for it
-DISTURBED = 0.1  # above the fastest: no luck of a load, which is up to 6 %
+DISTURBED = 0.15  # above an undisturbed turn: neither the luck of a load, which is up to 6 %, nor a step of the clock
 REMEMBERED = 5  # engines
+
+Pair = tuple[float, float]  # medians of a turn of the engine and of the reference's beside it, ms
 
 
 @dataclass
 class Turns:
-    """What was measured of one engine: latencies of single inferences, by load of the engine and by process of the reference."""
+    """What was measured of one engine: pairs of turns, by load of the engine."""
 
-    loads: list[list[float]] = field(default_factory=list)
-    references: dict[int, list[float]] = field(default_factory=dict)
-    engine_ms: list[float] = field(default_factory=list)
-    reference_ms: list[float] = field(default_factory=list)
+    loads: list[list[Pair]] = field(default_factory=list)
+
+    @property
+    def engine_ms(self) -> list[float]:
+        """Every turn, load after load."""
+        return [engine for load in self.loads for engine, _ in load]
+
+    @property
+    def reference_ms(self) -> list[float]:
+        """Every turn, load after load."""
+        return [reference for load in self.loads for _, reference in load]
 
 
-def one_load(agent: AgentSession, bases: Sequence[AgentSession], met: Sequence[int], turns: Turns) -> None:
+def one_load(agent: AgentSession, bases: Sequence[AgentSession], turns: Turns) -> None:
     """A load of the engine beside those references: short turns in pairs, more of them where the ratios lie apart."""
-    turns.loads.append([])
-    ratios: list[float] = []
+    load: list[Pair] = []
+    turns.loads.append(load)
     for _ in range(ROUNDS):
-        for number in met:
-            other = turns.references.setdefault(number, [])
-            pair = [(agent, turns.loads[-1], turns.engine_ms), (bases[number], other, turns.reference_ms)]
-            for session, kept, medians in pair if len(turns.engine_ms) % 2 else pair[::-1]:
-                latencies = _turn(session)
-                kept += latencies
-                medians.append(median(latencies))
-            ratios.append(turns.engine_ms[-1] / turns.reference_ms[-1])
+        for base in bases:
+            if len(load) % 2:  # neither is always the first
+                reference_ms, engine_ms = _turn(base), _turn(agent)
+            else:
+                engine_ms, reference_ms = _turn(agent), _turn(base)
+            load.append((engine_ms, reference_ms))
+        ratios = [engine / reference for engine, reference in load]
         if max(ratios) <= (1 + PAIR_SPREAD) * min(ratios):
             return
 
 
-def _turn(session: AgentSession) -> list[float]:
+def _turn(session: AgentSession) -> float:
     time.sleep(PAUSE_S)
-    return check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms
+    return median(check(Turn, session.request("go", timeout_s=120.0, runs=RUNS)).latency_ms)
 
 
-def compared(loads: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Engine / reference and its relative standard error, by the fastest inferences of every load.
+def compared(turns: Turns) -> tuple[float, float]:
+    """Engine / reference and its relative standard error: the median of the pairs of each load, averaged over loads.
 
-    On a processor shared with strangers medians tell of the strangers: one engine against itself, they scattered by 5 % over
-    loads of 2 s, the fastest inferences by 1 %. A load whose fastest are more than a tenth above those of the fastest load was
-    disturbed all the time, and does not count; what is left differs by the luck of a load, and is averaged.
+    The two turns of a pair are within a tenth of a second, so a clock that moves is in both. A pair one of whose turns took
+    far longer than such turns can was disturbed and does not count, nor does a load with hardly another.
     """
-    mine, other = _undisturbed(loads), _undisturbed(references)
-    if min(len(mine), len(other)) < 2:
-        return mean(mine) / mean(other), UNKNOWN
-    error = sum(stdev(each) ** 2 / len(each) / mean(each) ** 2 for each in (mine, other)) ** 0.5
-    return mean(mine) / mean(other), min(error, UNKNOWN)
+    most_engine, most_reference = ((1 + DISTURBED) * undisturbed(each) for each in (turns.engine_ms, turns.reference_ms))
+    calm = [[e / r for e, r in load if e <= most_engine and r <= most_reference] for load in turns.loads]
+    ratios = [median(load) for load in calm if len(load) >= LEAST_PAIRS]
+    if len(ratios) < 2:
+        return median(e / r for load in turns.loads for e, r in load), UNKNOWN
+    return mean(ratios), min(stdev(ratios) / len(ratios) ** 0.5 / mean(ratios), UNKNOWN)
 
 
-def _undisturbed(loads: Iterable[Sequence[float]]) -> list[float]:
-    floors = [mean(sorted(each)[:FASTEST]) for each in loads]
-    most = (1 + DISTURBED) * min(floors)
-    return [floor for floor in floors if floor <= most]
+def undisturbed(turns_ms: Sequence[float]) -> float:
+    """What a turn takes that nothing disturbs: the tenth percentile, since a few may meet a clock raised for a moment."""
+    return sorted(turns_ms)[len(turns_ms) // 10]
 
 
 class Calm:
-    """Whether the processor is as fast as it was of late: the references' fastest inferences say so, of engine after engine."""
+    """Whether the processor is as fast as it was of late: the references' undisturbed turns say so, of engine after engine."""
 
-    def __init__(self, floors_ms: Iterable[float]) -> None:
-        self.floors = deque(floors_ms, maxlen=REMEMBERED)
+    def __init__(self, earlier_ms: Iterable[float]) -> None:
+        self.earlier_ms = deque(earlier_ms, maxlen=REMEMBERED)
 
     @classmethod
     def of(cls, bases: Sequence[AgentSession], earlier_ms: Sequence[float]) -> Calm:
-        """By two turns of each reference, and what its fastest turns took for the last engines timed before."""
-        turns = Turns()
-        for number in list(range(len(bases))) * 2:
-            turns.references.setdefault(number, []).extend(_turn(bases[number]))
-        return cls([*earlier_ms, cls._floor(turns)])
+        """By two turns of each reference, and what they took beside the last engines timed before."""
+        return cls([*earlier_ms, undisturbed([_turn(base) for base in (*bases, *bases)])])
 
     def reached(self, turns: Turns) -> bool:
-        """False where every inference of the references was disturbed."""
-        return self._floor(turns) <= (1 + DISTURBED) * min(self.floors)
+        """False where every turn of the references was disturbed."""
+        return undisturbed(turns.reference_ms) <= (1 + DISTURBED) * min(self.earlier_ms)
 
     def keep(self, turns: Turns) -> None:
         """Remember it; after some engines a slower processor is how it is now, not a disturbance."""
-        self.floors.append(self._floor(turns))
-
-    @staticmethod
-    def _floor(turns: Turns) -> float:
-        return min(_undisturbed(turns.references.values()))
+        self.earlier_ms.append(undisturbed(turns.reference_ms))

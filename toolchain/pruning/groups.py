@@ -20,6 +20,7 @@ from toolchain.pruning.depth import Removal, removable
 from toolchain.yolo.blocks import SplitC2f, head_outputs, not_prunable
 
 Positions = NDArray[np.int64]
+Widths = dict[str, int]  # group -> channels it keeps
 
 
 @dataclass(frozen=True)

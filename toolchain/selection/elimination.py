@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.pruning.depth import Removal
+from toolchain.pruning.groups import Widths
 from toolchain.selection.cost import Cost, Term
 
 Array = NDArray[np.float64]
 Scope = tuple[str, ...]
-Widths = dict[str, int]
 Options = Mapping[str, Sequence[int]]
 FORBIDDEN = 1e6  # times the sum of all losses: more than any plan can lose
 COARSE = 10  # widths a group of a coarse question

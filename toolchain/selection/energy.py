@@ -25,9 +25,10 @@ from toolchain.device.settings import On
 from toolchain.device.target import Target
 from toolchain.errors import MeasurementError, UsageError
 from toolchain.measurement.energy_result import EnergyResult
+from toolchain.pruning.groups import Widths
 from toolchain.selection import spent
 from toolchain.selection.cost import Cost, macs, plus, scaled
-from toolchain.selection.goals import TOLERANCE, Goal, LatencyGoal, Widths
+from toolchain.selection.goals import TOLERANCE, Goal, LatencyGoal
 from toolchain.selection.timed import Timed, cut, name_of
 
 DENSE = "dense"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from toolchain.errors import BudgetError, MeasurementError
+from toolchain.pruning.groups import Widths
 from toolchain.selection import latency
 from toolchain.selection.cost import Cost
 from toolchain.selection.latency import LatencyModel
@@ -15,7 +16,6 @@ from toolchain.selection.solver import Choice, Limit
 TOLERANCE = 0.02
 AIM = 0.995  # of the budget: a plan a little below it is as good as one a little above, and never over
 NEAR = 3  # how often a plan near the budget counts beside one of the spread
-Widths = Mapping[str, int]
 
 
 class Goal(ABC):

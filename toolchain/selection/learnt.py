@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from toolchain import progress
 from toolchain.device.profile import RUNTIMES
 from toolchain.device.sweep import Timing, steady
-from toolchain.pruning.groups import Network
+from toolchain.pruning.groups import Network, Widths
 from toolchain.selection import latency, spent
 from toolchain.selection.cost import Cost, scaled, weights
 from toolchain.selection.latency import LatencyModel, Prior, Quality
-from toolchain.selection.sampling import Widths, spread_plans
+from toolchain.selection.sampling import spread_plans
 from toolchain.selection.solver import Limit
 from toolchain.selection.table import learn_table, profile_prior
 from toolchain.selection.timed import Timed

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolchain.selection.elimination import Array, Sums, Widths
+from toolchain.pruning.groups import Widths
+from toolchain.selection.elimination import Array, Sums
 
 MOST_CUTS = 60
 HIGHEST = 1e9  # a price, in losses of the best plan known

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from toolchain.pruning.depth import Removal, emptied
+from toolchain.pruning.groups import Widths
 
-Widths = dict[str, int]
 SPREAD = 0.3  # standard deviation of a group's share around the plan's own
 GONE = 0.6  # highest chance of each Bottleneck to be missing; every plan has its own, from 0, so that most may be gone together
 

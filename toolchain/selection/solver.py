@@ -15,12 +15,12 @@ from typing import Any
 
 from toolchain.errors import BudgetError
 from toolchain.pruning.depth import Removal
+from toolchain.pruning.groups import Widths
 from toolchain.selection.cost import Cost, Present, Term
 from toolchain.selection.elimination import Sums
 from toolchain.selection.relaxation import relax
 from toolchain.selection.value import total
 
-Widths = dict[str, int]
 UNITS = 10**7  # a budget in whole numbers
 LOSS_STEPS = 10**8  # resolution of the loss between its extremes
 

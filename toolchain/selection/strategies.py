@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from toolchain.errors import ConfigError, UnknownNameError
 from toolchain.pruning.criteria import GroupScores, lamp_of, loss_curve
-from toolchain.pruning.groups import Group, Network
+from toolchain.pruning.groups import Group, Network, Widths
 
-Widths = dict[str, int]
 DEPTH_STEP = 0.05  # the depth-aware rule: ratio = base · (1 − 0.05 · depth)
 
 

@@ -20,13 +20,12 @@ from toolchain.device.settings import On
 from toolchain.device.sharing import sweep_shared
 from toolchain.device.sweep import Candidate, Timing, sweep
 from toolchain.export.resize import resize
-from toolchain.pruning.groups import Network
+from toolchain.pruning.groups import Network, Widths
 from toolchain.report.layer_times import place
 from toolchain.selection import spent
 from toolchain.selection.shapes import engine_convs, engine_sizes
 from toolchain.stage import append_line, read_lines
 
-Widths = Mapping[str, int]
 FILE, PROFILES = "timings.jsonl", "profiles.jsonl"
 AGAIN = " again "  # between a plan's name and the number of a further timing
 REPEATS = 2  # further timings of a plan whose first was unsteady

@@ -13,8 +13,9 @@ from toolchain.device.runtimes import check_there
 from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate
 from toolchain.executor.task import Executor
-from toolchain.pruning.criteria import GroupScores, Subject, score
-from toolchain.pruning.prune import PruneRequest, gather, prune
+from toolchain.pruning.criteria import GroupScores
+from toolchain.pruning.kept_scores import kept_scores
+from toolchain.pruning.prune import PruneRequest, prune
 from toolchain.pruning.recovery import check_kind
 from toolchain.pruning.sensitivity import Loaded, load, sensitivity
 from toolchain.report import selection_page
@@ -156,8 +157,9 @@ def _values(
     depth = settings.depth and settings.strategy in BY_BUDGET
     if depth:
         options = removable_options(network, options)
-    evidence = gather(at.prunable, at.dataset, imgsz, settings.images, seed)
-    scores = score(network, Subject(at.prunable, evidence, seed), settings.criterion)
+    scores = kept_scores(
+        at, Stages(out / "stages"), imgsz=imgsz, criterion=settings.criterion, images=settings.images, seed=seed
+    )
     loss = (value.remaining if settings.value == "remaining" else value.fisher)(network, scores, options)
     if settings.value == "measured":
         folder = out / f"sensitivity-{model.stem}-{imgsz}"

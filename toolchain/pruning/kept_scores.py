@@ -1,0 +1,40 @@
+"""Channel scores kept on disk: gradients over all training pictures are taken once for a folder, not again after a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from toolchain.pruning.criteria import NEEDS_IMAGES, GroupScores, Subject, score
+from toolchain.pruning.prune import gather
+from toolchain.pruning.sensitivity import Loaded
+from toolchain.selection import spent
+from toolchain.stage import Stages
+
+FILE = "scores.npz"
+
+
+def kept_scores(at: Loaded, stages: Stages, *, imgsz: int, criterion: str, images: int | None, seed: int) -> GroupScores:
+    """Scores of every free group, from the folder if the same were made there.
+
+    Args:
+        images: training pictures of a criterion that needs any; None: all.
+
+    Raises:
+        UnknownNameError, PruningError: as `criteria.score`.
+    """
+
+    def work(folder: Path) -> dict[str, int]:
+        evidence = gather(at.prunable, at.dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
+        scores = score(at.network, Subject(at.prunable, evidence, seed), criterion)
+        np.savez(folder / FILE, **{f"{group} {i}": part for group, parts in scores.items() for i, part in enumerate(parts)})
+        return {"groups": len(scores)}
+
+    done = stages.run(
+        f"{at.model.stem}-{imgsz}-scores", work, inputs={"model": at.loaded.sha256, "data": at.dataset.sha256},
+        params={"imgsz": imgsz, "criterion": criterion, "images": images, "seed": seed}, keep_outputs=(FILE,),
+    )  # fmt: skip
+    spent.count(not done.reused, done.reused)
+    with np.load(done / FILE, allow_pickle=False) as found:
+        return {group.name: [found[f"{group.name} {i}"] for i in range(len(group.parts))] for group in at.network.free}
