@@ -63,6 +63,9 @@ ROWS = {
     for n in range(5) for name in ("latency", "table")
 } | {
     at(f"{name}, no depth", n): Row(name, smaller=n, more={"depth": False}) for n in (0, 2, 3) for name in ("latency", "table")
+} | {
+    at(f"{name}, what remains, no depth", n): Row(name, smaller=n, more={"value": "remaining", "depth": False})
+    for n in (0, 2, 3) for name in ("latency", "table")
 }  # fmt: skip
 
 

@@ -42,10 +42,10 @@ def law(network: Network, block: int, seed: int) -> Cost:
     """A latency as the model of whole engines has it, 1 for the dense network."""
     rng, prior = np.random.default_rng(seed), plain_prior(network)
     full = {g.name: g.channels for g in network.free}
-    padded = {g: float(Cost(block).padded(w)) for g, w in full.items()}
+    sizes = Cost(block).sizes(full)
     terms, products = [], []
     for name, (reads, writes) in costs.sides(network).items():
-        a, b = reads.at(padded), writes.at(padded)
+        a, b = reads.at(sizes), writes.at(sizes)
         by_reads, by_writes, by_both = np.array(prior[name]) * rng.lognormal(0, 0.5, 3)
         terms += [(by_reads / a, reads), (by_writes / b, writes)]
         products.append((by_both / a / b, reads, writes))

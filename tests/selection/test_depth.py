@@ -13,7 +13,7 @@ from tests.pruning.cases import CHAIN, SEEDS, SHORT, deep, full, random_depth, w
 from toolchain.pruning.depth import Removal, check_depth
 from toolchain.pruning.groups import Network
 from toolchain.selection import latency
-from toolchain.selection.cost import Cost, Present, macs, sides, weights
+from toolchain.selection.cost import Cost, Exact, Present, macs, sides, weights
 from toolchain.selection.missing import with_missing
 from toolchain.selection.sampling import GONE, near_plans, spread_plans
 from toolchain.selection.shapes import engine_sizes, removable_options
@@ -44,7 +44,7 @@ def test_costs_are_the_networks_own_arithmetic(seed: int) -> None:
 @given(seed=SEEDS)
 def test_a_convolution_that_is_gone_reads_and_writes_nothing(seed: int) -> None:
     widths = random_depth(NETWORK, seed)
-    padded = {group: float(width) for group, width in widths.items()}
+    padded = Cost().sizes(widths)
     for name, (inputs, outputs) in engine_sizes(NETWORK, widths).items():
         expected = (inputs, outputs) if inputs and outputs else (0, 0)
         assert tuple(side.at(padded) for side in sides(NETWORK)[name]) == expected, name
@@ -127,6 +127,11 @@ COST = Cost(
     {("a", "o"): 0.02, ("a", "h"): 0.03, (Present("h", "a"), "o"): 0.02, (Present("j", "a"), "o"): 0.05, ("a", "k"): 0.02,
      ("k", "u"): 0.03, (Present("v", "u"), "o"): 0.04, ("u", "v"): 0.01},
 )  # fmt: skip
+READS = Cost(
+    16, 2.0, {"a": 0.5, "o": 0.1, Present("h", Exact("a")): 0.2, Present("h"): 3.0, Present("k"): 2.0},
+    {(Exact("a"), "o"): 0.02, (Exact("a"), "h"): 0.03, (Present("h", Exact("a")), "o"): 0.02, (Present("j", "a"), "o"): 0.05,
+     ("a", Exact("k")): 0.02, ("k", Exact("u")): 0.03, (Present("v", Exact("u")), "o"): 0.04, ("u", "v"): 0.01},
+)  # fmt: skip
 
 
 def consistent(plan: dict[str, int]) -> bool:
@@ -136,16 +141,17 @@ def consistent(plan: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.2, 0.45, 0.8])
-def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share: float) -> None:
+@pytest.mark.parametrize("cost", [COST, READS], ids=["blocks", "exact reads"])
+def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share: float, cost: Cost) -> None:
     rng = np.random.default_rng(seed)
     loss = {g: dict(zip(ws, sorted(rng.random(len(ws)), reverse=True), strict=True)) for g, ws in SMALL.items()}
     plans = [dict(zip(SMALL, widths, strict=True)) for widths in itertools.product(*SMALL.values())]
-    most = share * COST.at({g: max(w) for g, w in SMALL.items()})
-    fitting = [plan for plan in plans if consistent(plan) and COST.at(plan) <= most]
+    most = share * cost.at({g: max(w) for g, w in SMALL.items()})
+    fitting = [plan for plan in plans if consistent(plan) and cost.at(plan) <= most]
     best = min(sum(loss[g][w] for g, w in plan.items()) for plan in fitting)
-    found = solve(SMALL, loss, [Limit("latency", COST, most)], removals=REMOVALS, gap=0.0)
+    found = solve(SMALL, loss, [Limit("latency", cost, most)], removals=REMOVALS, gap=0.0)
     assert consistent(found.widths)
-    assert found.costs["latency"] == COST.at(found.widths) <= most * (1 + 1e-6)
+    assert found.costs["latency"] == cost.at(found.widths) <= most * (1 + 1e-6)
     assert found.loss == pytest.approx(best, abs=5e-5)
     assert found.gap is not None
     assert found.gap < 1e-6  # what is rounded is not proven

@@ -34,7 +34,7 @@ def timing(plan: Mapping[str, int], ratio: float) -> Timing:
 def test_only_the_widest_of_a_step_is_worth_choosing() -> None:
     worth = useful(OPTIONS, [LAW])
     for group, widths in OPTIONS.items():
-        assert worth[group] == sorted({max(w for w in widths if LAW.padded(w) == LAW.padded(v)) for v in widths})
+        assert worth[group] == sorted({max(w for w in widths if LAW.size(group, w) == LAW.size(group, v)) for v in widths})
 
 
 def test_a_dropped_width_is_no_faster_whatever_the_other_groups_have() -> None:

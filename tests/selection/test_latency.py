@@ -15,6 +15,7 @@ from toolchain.selection import latency
 from toolchain.selection.cost import Cost, macs
 from toolchain.selection.latency import Array
 from toolchain.selection.sampling import near_plans, spread_plans
+from toolchain.selection.shapes import engine_convs
 from toolchain.selection.table import profile_prior
 
 NETWORK: Network = subject()[2]
@@ -22,18 +23,19 @@ OPTIONS = {g.name: list(range(4, g.channels + 1, 4)) or [g.channels] for g in NE
 DENSE = {g.name: g.channels for g in NETWORK.free}
 
 
-def law(block: int) -> Cost:
+def law(block: int, *, exact_reads: bool = False) -> Cost:
     """0.2 constant, 0.8 by multiply-adds of padded widths."""
-    work = macs(NETWORK)
+    sides, convs = costs.sides(NETWORK, exact_reads=exact_reads), engine_convs(NETWORK)
+    work = costs.total(block, 0.0, [], [(float(convs[name].macs_per_pair), *both) for name, both in sides.items()])
     padded = Cost(block, work.constant, work.linear, work.pair)
     scale = 0.8 / padded.at(DENSE)
     return Cost(block, 0.2 + scale * work.constant, {g: scale * k for g, k in work.linear.items()},
                 {p: scale * k for p, k in work.pair.items()})  # fmt: skip
 
 
-@pytest.mark.parametrize("block", [4, 8])
-def test_a_known_law_is_learnt(block: int) -> None:
-    truth, rng = law(block), np.random.default_rng(0)
+@pytest.mark.parametrize(("block", "exact_reads"), [(4, False), (8, False), (16, True)])
+def test_a_known_law_is_learnt(block: int, exact_reads: bool) -> None:
+    truth, rng = law(block, exact_reads=exact_reads), np.random.default_rng(0)
     plans = spread_plans(OPTIONS, 80, seed=1)
     noisy = [truth.at(plan) * (1 + 0.005 * rng.standard_normal()) for plan in plans]
     model = latency.fit(NETWORK, plans, noisy)
@@ -41,7 +43,7 @@ def test_a_known_law_is_learnt(block: int) -> None:
     seen = latency.quality(np.array([model.cost.at(p) for p in fresh]), np.array([truth.at(p) for p in fresh]))
     assert seen.mape < 0.02
     assert seen.kendall_tau > 0.95
-    assert model.cost.padded(4) == block  # widths are multiples of 4, so blocks of 1 and 4 are one thing
+    assert (model.cost.size("any", 4), model.cost.exact) == (block, exact_reads)  # widths are multiples of 4, so 1 and 4 are one
     assert abs(model.held_out.mape - seen.mape) < 0.02  # what the model says of itself is about right
     assert all(k >= 0 for k in (*model.cost.linear.values(), *model.cost.pair.values()))
 
@@ -50,7 +52,7 @@ def test_profiles_help_where_timings_are_few_and_harm_little_where_they_are_wron
     """Layers whose cost has nothing to do with their multiply-adds, which only profiles can tell beforehand."""
     rng, sides = np.random.default_rng(3), costs.sides(NETWORK)
     shares, others = (dict(zip(sides, rng.dirichlet(np.full(3 * len(sides), 0.3)).reshape(-1, 3), strict=True)) for _ in range(2))
-    whole = {g: float(w) for g, w in DENSE.items()}
+    whole = Cost().sizes(DENSE)
     dense = {name: (reads.at(whole), writes.at(whole)) for name, (reads, writes) in sides.items()}
 
     def parts(of: dict[str, Any], name: str) -> tuple[float, float, float]:
@@ -58,7 +60,7 @@ def test_profiles_help_where_timings_are_few_and_harm_little_where_they_are_wron
         return x / a, y / b, z / a / b
 
     def profile(of: dict[str, Any], plan: dict[str, int]) -> dict[str, float]:
-        at = {g: float(w) for g, w in plan.items()}
+        at = Cost().sizes(plan)
         sizes = {name: (reads.at(at), writes.at(at)) for name, (reads, writes) in sides.items()}
         return {name: float(np.dot(parts(of, name), (r, w, r * w))) for name, (r, w) in sizes.items()}
 

@@ -10,13 +10,17 @@ import pytest
 
 from tests.pruning.cases import subject
 from toolchain.errors import BudgetError
-from toolchain.selection.cost import Cost, macs
+from toolchain.selection.cost import Cost, Exact, macs
 from toolchain.selection.elimination import Sums
 from toolchain.selection.relaxation import relax
 from toolchain.selection.solver import Limit, solve
 
 OPTIONS = {"a": [8, 16, 24], "b": [8, 16, 24, 32], "c": [16, 32], "d": [8, 24]}
 COST = Cost(16, 3.0, {"a": 0.5, "c": 0.1}, {("a", "b"): 0.01, ("b", "b"): 0.02, ("c", "d"): 0.03, ("a", "c"): 0.004})
+READS = Cost(
+    16, 3.0, {"a": 0.5, Exact("c"): 0.1},
+    {(Exact("a"), "b"): 0.01, ("b", Exact("b")): 0.02, (Exact("c"), "d"): 0.03, ("a", Exact("c")): 0.004},
+)  # fmt: skip
 SIZE = Cost(1, 0.0, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0})
 
 
@@ -33,9 +37,10 @@ def brute(loss: Mapping[str, Mapping[int, float]], limits: list[Limit]) -> float
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
-def test_as_good_as_the_best_of_all_plans(seed: int, share: float) -> None:
-    most = share * COST.at({g: max(w) for g, w in OPTIONS.items()})
-    limits = [Limit("latency", COST, most), Limit("size", SIZE, 250.0)]
+@pytest.mark.parametrize("cost", [COST, READS], ids=["blocks", "exact reads"])
+def test_as_good_as_the_best_of_all_plans(seed: int, share: float, cost: Cost) -> None:
+    most = share * cost.at({g: max(w) for g, w in OPTIONS.items()})
+    limits = [Limit("latency", cost, most), Limit("size", SIZE, 250.0)]
     found = solve(OPTIONS, losses(seed), limits, gap=0.0)
     assert all(found.costs[limit.name] == limit.cost.at(found.widths) <= limit.most * (1 + 1e-6) for limit in limits)
     assert found.loss == pytest.approx(brute(losses(seed), limits), abs=1e-5)
@@ -46,6 +51,7 @@ def test_as_good_as_the_best_of_all_plans(seed: int, share: float) -> None:
 def test_a_block_makes_the_staircase() -> None:
     at = [Cost(16, 0.0, {"a": 1.0}).at({"a": width}) for width in (1, 8, 16, 17, 24, 32)]
     assert at == [16, 16, 16, 32, 32, 32]
+    assert [Cost(16, 0.0, {Exact("a"): 1.0}).at({"a": width}) for width in (1, 8, 17)] == [1, 8, 17]
 
 
 def test_an_unreachable_budget_names_the_least_there_is() -> None:

@@ -36,10 +36,13 @@ class Quality(_Part):
 
 
 class Model(_Part):
-    """The latency model. `block`: widths count rounded up to it; `prior`: what it was drawn to."""
+    """The latency model. `block`: widths count rounded up to it, `exact_reads`: but not those that are read; `prior`: what it was
+    drawn to.
+    """
 
     held_out: Quality | None = None
     block: int = 1
+    exact_reads: bool = False
     ridge: float | None = None
     prior: str | None = None
 
@@ -82,6 +85,7 @@ class Staircase(_Part):
     """`widths`: how many there were to choose from, over all groups; `dropped`: group -> those that buy nothing."""
 
     block: int = 1
+    exact_reads: bool = False
     widths: int = 0
     dropped: dict[str, list[int]] = {}
     stairs: list[Stairs] = []

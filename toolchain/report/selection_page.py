@@ -12,7 +12,7 @@ from toolchain.report.headline import Tile
 from toolchain.report.html import both, environment
 from toolchain.report.rows import flatten
 from toolchain.report.select_charts import INTERVAL, agreement_chart, front_chart, stairs_chart
-from toolchain.report.selected import Agreement, Selection, Stairs, parse_selection
+from toolchain.report.selected import Agreement, Model, Selection, Stairs, parse_selection
 from toolchain.stage import write_bytes
 
 TEMPLATE = "select.html.j2"
@@ -83,7 +83,8 @@ def _front(found: Selection) -> list[Any]:
 
 def _stairs(found: Selection) -> list[tuple[str, list[Any]]]:
     """Group and its picture, two in a row on a wide screen."""
-    ms, block, channels = found.dense_ms, found.staircase.block, {layer.group: layer.channels for layer in found.layers}
+    ms, channels = found.dense_ms, {layer.group: layer.channels for layer in found.layers}
+    block = 1 if found.staircase.exact_reads else found.staircase.block  # with those the steps are slopes
 
     def drawn(one: Stairs, dense_ms: float) -> list[Any]:
         half = {WIDE: WIDE / 2 - 10, NARROW: NARROW}
@@ -163,6 +164,10 @@ def agreement(value: Agreement) -> str:
     return f"{text} {ranks}: plans of similar sums may well be in the other order."
 
 
+def _blocks(model: Model) -> str:
+    return f"{model.block}, outputs alone" if model.exact_reads else f"{model.block}"
+
+
 def evidence(found: Selection) -> list[tuple[str, list[tuple[str, str]]]]:
     """Blocks of name and value that say under which conditions the numbers hold."""
     held = found.latency_model.held_out
@@ -172,7 +177,7 @@ def evidence(found: Selection) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Kendall τ", f"{held.kendall_tau:.3f}"), ("plans", str(held.plans)),
     ]  # fmt: skip
     model += [
-        ("widths in blocks of", f"{found.latency_model.block}"), ("drawn to", found.latency_model.prior or "not recorded"),
+        ("widths in blocks of", _blocks(found.latency_model)), ("drawn to", found.latency_model.prior or "not recorded"),
         ("engines timed", str(found.timings or "not recorded")),
     ]  # fmt: skip
     choice = {"strategy": found.strategy, "criterion": found.criterion, "channels in multiples of": found.align}

@@ -5,8 +5,9 @@ the sum of its sources. All three are at most products of two groups' widths, so
 
     constant + Σ_g linear[g] · p(w_g) + Σ_{g ≤ h} pair[g, h] · p(w_g) · p(w_h)
 
-with p(w) the width rounded up to the runtime's block: the staircase of its kernels. What is there only while a Bottleneck is
-(`Present`) stands in the sums like a width.
+with p(w) the width rounded up to the runtime's block: the staircase of its kernels. Where only what a convolution writes is
+worked on in blocks, what it reads counts as it is (`Exact`). What is there only while a Bottleneck is (`Present`) stands in the
+sums like a width.
 """
 
 from __future__ import annotations
@@ -19,22 +20,37 @@ from toolchain.pruning.groups import Network
 from toolchain.selection.shapes import EngineConv, engine_convs
 
 
+class Exact(NamedTuple):
+    """w_of, whatever the block is."""
+
+    of: str
+
+
+Width = str | Exact  # of a group: rounded up to the block, or as it is
+
+
 class Present(NamedTuple):
-    """p(w_of), or 1 where `of` is None, while the group `by` has channels; 0 when it has none and its Bottleneck is gone."""
+    """The width `of`, or 1 where that is None, while the group `by` has channels; else 0: its Bottleneck is gone."""
 
     by: str
-    of: str | None = None
+    of: Width | None = None
 
 
-Term = str | Present  # a group's padded width, or a part of it that may go
+Term = Width | Present
 Pair = tuple[Term, Term]
+Sizes = Mapping[Width, float]  # of a plan
 
 
-def value(term: Term, padded: Mapping[str, float]) -> float:
-    """Of a term, at padded widths."""
-    if isinstance(term, str):
-        return padded[term]
-    return 0.0 if not padded[term.by] else 1.0 if term.of is None else padded[term.of]
+def group_of(width: Width) -> str:
+    """The group whose width it is."""
+    return width if isinstance(width, str) else width.of
+
+
+def value(term: Term, sizes: Sizes) -> float:
+    """Of a term, in a plan."""
+    if not isinstance(term, Present):
+        return sizes[term]
+    return 0.0 if not sizes[term.by] else 1.0 if term.of is None else sizes[term.of]
 
 
 @dataclass(frozen=True)
@@ -44,9 +60,9 @@ class Linear:
     constant: float
     factors: Mapping[Term, float]
 
-    def at(self, padded: Mapping[str, float]) -> float:
-        """Its value at padded widths."""
-        return self.constant + sum(k * value(g, padded) for g, k in self.factors.items())
+    def at(self, sizes: Sizes) -> float:
+        """Its value in a plan."""
+        return self.constant + sum(k * value(g, sizes) for g, k in self.factors.items())
 
 
 @dataclass(frozen=True)
@@ -62,13 +78,23 @@ class Cost:
     linear: Mapping[Term, float] = field(default_factory=dict)
     pair: Mapping[Pair, float] = field(default_factory=dict)
 
-    def padded(self, width: int) -> int:
-        """p(w)."""
-        return -(-width // self.block) * self.block
+    @property
+    def exact(self) -> bool:
+        """Whether some widths count as they are."""
+        terms = [*self.linear, *(term for pair in self.pair for term in pair)]
+        return any(isinstance(term.of if isinstance(term, Present) else term, Exact) for term in terms)
+
+    def size(self, term: Width, width: int) -> int:
+        """Of a term where its group has that width."""
+        return -(-width // self.block) * self.block if isinstance(term, str) else width
+
+    def sizes(self, widths: Mapping[str, int]) -> Sizes:
+        """Of every group, rounded up and as it is."""
+        return {term: float(self.size(term, w)) for g, w in widths.items() for term in (g, Exact(g))}
 
     def at(self, widths: Mapping[str, int]) -> float:
         """The cost of a plan that names every free group."""
-        p = {g: float(self.padded(w)) for g, w in widths.items()}
+        p = self.sizes(widths)
         return (
             self.constant
             + sum(k * value(g, p) for g, k in self.linear.items())
@@ -76,21 +102,30 @@ class Cost:
         )
 
 
-def sides(network: Network) -> dict[str, tuple[Linear, Linear]]:
-    """Convolution of the engine -> what it reads and writes, in channels, as functions of the free groups' widths."""
+def sides(network: Network, *, exact_reads: bool = False) -> dict[str, tuple[Linear, Linear]]:
+    """Convolution of the engine -> what it reads and writes, in channels, as functions of the free groups' widths.
+
+    Args:
+        exact_reads: only what it writes is rounded up.
+    """
     free = {g.name: g.channels for g in network.free}
 
-    def side(total: int, parts: Mapping[str, int], conv: EngineConv, skips: Iterable[tuple[str, str]]) -> Linear:
+    def side(total: int, parts: Mapping[str, int], conv: EngineConv, skips: Iterable[tuple[str, str]], *, exact: bool) -> Linear:
         factors: dict[Term, float] = {}
         for group, k in parts.items():
             if group in free:
-                factors[group if not conv.block or group in conv.block else Present(conv.block[0], group)] = float(k)
+                width = Exact(group) if exact else group
+                factors[width if not conv.block or group in conv.block else Present(conv.block[0], width)] = float(k)
         for hidden, source in skips:
-            factors[source] -= 1.0
-            factors[Present(hidden, source)] = 1.0
+            width = Exact(source) if exact else source
+            factors[width] -= 1.0
+            factors[Present(hidden, width)] = 1.0
         return Linear(float(total - sum(k * free[g] for g, k in parts.items() if g in free)), factors)
 
-    return {n: (side(c.inputs, c.reads, c, c.skips), side(c.outputs, c.writes, c, ())) for n, c in engine_convs(network).items()}
+    return {
+        n: (side(c.inputs, c.reads, c, c.skips, exact=exact_reads), side(c.outputs, c.writes, c, (), exact=False))
+        for n, c in engine_convs(network).items()
+    }
 
 
 def total(block: int, constant: float, terms: list[tuple[float, Linear]], products: list[tuple[float, Linear, Linear]]) -> Cost:
@@ -116,7 +151,7 @@ def total(block: int, constant: float, terms: list[tuple[float, Linear]], produc
 def _pair(g: Term, h: Term) -> Pair:
     """In one order; and what a Bottleneck's own channels multiply needs no word about the Bottleneck being there."""
     for one, other in ((g, h), (h, g)):
-        if isinstance(one, Present) and one.by == other and one.of is not None:
+        if isinstance(one, Present) and one.of is not None and not isinstance(other, Present) and one.by == group_of(other):
             return _pair(one.of, other)
     return (g, h) if str(g) <= str(h) else (h, g)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toolchain.pruning.depth import Removal
 from toolchain.pruning.groups import Widths
-from toolchain.selection.cost import Cost, Term
+from toolchain.selection.cost import Cost, Present, Term, Width, group_of
 
 Array = NDArray[np.float64]
 Scope = tuple[str, ...]
@@ -201,7 +201,9 @@ def _tables(cost: Cost, options: Options) -> Iterable[tuple[Scope, Array]]:
 
 
 def _groups(term: Term) -> Scope:
-    return (term,) if isinstance(term, str) else (term.by,) if term.of is None else (term.by, term.of)
+    if not isinstance(term, Present):
+        return (group_of(term),)
+    return (term.by,) if term.of is None else (term.by, group_of(term.of))
 
 
 def _values(term: Term, scope: Scope, cost: Cost, options: Options) -> Array:
@@ -210,13 +212,13 @@ def _values(term: Term, scope: Scope, cost: Cost, options: Options) -> Array:
     def along(group: str, values: list[float]) -> Array:
         return np.array(values).reshape([-1 if g == group else 1 for g in scope])
 
-    def padded(group: str) -> Array:
-        return along(group, [float(cost.padded(width)) for width in options[group]])
+    def sizes(width: Width) -> Array:
+        return along(group_of(width), [float(cost.size(width, kept)) for kept in options[group_of(width)]])
 
-    if isinstance(term, str):
-        return padded(term)
+    if not isinstance(term, Present):
+        return sizes(term)
     there = along(term.by, [float(width > 0) for width in options[term.by]])
-    return there if term.of is None else there * padded(term.of)
+    return there if term.of is None else there * sizes(term.of)
 
 
 def _add(tables: dict[Scope, Array], scope: Scope, table: Array) -> None:

@@ -1,9 +1,11 @@
 """A model of one device's latency, learnt from whole engines.
 
-Every convolution costs α·reads + β·writes + γ·reads·writes, in channels rounded up to the runtime's block; its activation and its
-share of concats, splits and copies are in α and β, since whole engines are timed. A Bottleneck that is there costs a fixed part
-beside. No coefficient is negative, and ridge draws all to a prior (AOWS, arXiv 2005.10481, learns a table from whole networks in
-the same way). The block is the one that predicts best on plans left out of the fit.
+Every convolution costs α·reads + β·writes + γ·reads·writes, in channels rounded up to the runtime's block (what it reads counts
+as it is where that predicts better: packed INT8 kernels compute blocks of outputs over any number of inputs); its activation and
+its share of concats, splits and copies are in α and β, since whole engines are timed. A Bottleneck that is there costs a fixed
+part beside. No coefficient is negative. Each of these four kinds has a level in common, times what a prior says of every
+convolution, and ridge keeps what a single one takes beyond that small (AOWS, arXiv 2005.10481, learns a table from whole networks
+in the same way). The block is the one that predicts best on plans left out of the fit.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ Array = NDArray[np.float64]
 Prior = Mapping[str, tuple[float, float, float]]  # convolution -> shares of the dense latency: reads, writes, product
 BLOCKS = (1, 4, 8, 16, 32)
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+LEVEL_RIDGE = 0.1  # draws the levels of the four kinds together
+BLOCK_SHARE = 0.03  # of the dense latency the prior gives to Bottlenecks being there, all together
 FOLDS = 5
 LEAST_PLANS = 20
 PLAIN = "multiply-adds"
@@ -76,8 +80,9 @@ class _Terms:
     block: int
 
     @staticmethod
-    def of(network: Network, block: int) -> _Terms:
-        sides = {n: s for n, s in costs.sides(network).items() if s[0].factors or s[1].factors}
+    def of(network: Network, block: int, exact_reads: bool) -> _Terms:
+        sides = costs.sides(network, exact_reads=exact_reads)
+        sides = {n: s for n, s in sides.items() if s[0].factors or s[1].factors}
         blocks = [Present(removal.hidden) for removal in network.removals]
         bare = _Terms(list(sides), sides, blocks, np.ones(3 * len(sides) + len(blocks)), block)
         full = bare.row({g.name: g.channels for g in network.free})
@@ -85,15 +90,18 @@ class _Terms:
 
     def row(self, widths: Mapping[str, int]) -> Array:
         """(3 · convolutions + blocks,) columns of one plan."""
-        rule = Cost(self.block)
-        padded = {g: float(rule.padded(w)) for g, w in widths.items()}
-        both = np.array([[one.at(padded) for one in self.sides[n]] for n in self.names])
-        there = np.array([value(block, padded) for block in self.blocks])
+        sizes = Cost(self.block).sizes(widths)
+        both = np.array([[one.at(sizes) for one in self.sides[n]] for n in self.names])
+        there = np.array([value(block, sizes) for block in self.blocks])
         return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1], there]) / self.dense
 
-    def start(self, prior: Prior) -> Array:
-        """The prior's weights; it knows nothing of whole Bottlenecks."""
-        return np.array([*(prior[name][kind] for kind in range(3) for name in self.names), *(0.0 for _ in self.blocks)])
+    def kinds(self, prior: Prior) -> Array:
+        """(columns, 4) the prior's weights of all reads, writes, products and Bottlenecks; of those it knows nothing."""
+        n, found = len(self.names), np.zeros((len(self.dense), 4))
+        for kind in range(3):
+            found[kind * n : (kind + 1) * n, kind] = [prior[name][kind] for name in self.names]
+        found[3 * n :, 3] = BLOCK_SHARE / max(len(self.blocks), 1)
+        return found
 
     def cost(self, constant: float, weights: Array) -> Cost:
         """The solver's form."""
@@ -133,21 +141,20 @@ def fit(
         raise MeasurementError("too few timed plans to learn a latency model", got=len(plans), fix=f"{LEAST_PLANS} or more")
     measured = np.asarray(ratios, dtype=np.float64)
     known: dict[str, Prior] = {PLAIN: plain_prior(network), **(priors or {})}
-    best: tuple[float, int, float, str] | None = None
-    for block in BLOCKS:
-        terms = _Terms.of(network, block)
+    best: tuple[float, _Terms, Array, float, str] | None = None
+    for block, exact_reads in product(BLOCKS, (False, True)):
+        terms = _Terms.of(network, block, exact_reads)
         rows = _rows(terms, plans)
         for (name, prior), ridge in product(known.items(), RIDGES):
-            predicted = _left_out(rows, measured, terms.start(prior), ridge)
+            predicted = _left_out(rows, measured, terms.kinds(prior), ridge)
             error = float(np.mean(np.abs(predicted / measured - 1)))
             if best is None or error < best[0] - 1e-6:
-                best = (error, block, ridge, name)
+                best = (error, terms, rows, ridge, name)
     assert best is not None
-    _, block, ridge, name = best
-    terms = _Terms.of(network, block)
-    rows, start = _rows(terms, plans), terms.start(known[name])
-    held = quality(_left_out(rows, measured, start, ridge), measured)
-    constant, weights = _solve(rows, measured, start, ridge)
+    _, terms, rows, ridge, name = best
+    kinds = terms.kinds(known[name])
+    held = quality(_left_out(rows, measured, kinds, ridge), measured)
+    constant, weights = _solve(rows, measured, kinds, ridge)
     return LatencyModel(terms.cost(constant, weights), ridge, held, name)
 
 
@@ -166,27 +173,28 @@ def _rows(terms: _Terms, plans: Sequence[Mapping[str, int]]) -> Array:
     return np.stack([terms.row(plan) for plan in plans])
 
 
-def _solve(rows: Array, measured: Array, start: Array, ridge: float) -> tuple[float, Array]:
-    """Constant and weights ≥ 0 of least relative error, drawn to `start`.
+def _solve(rows: Array, measured: Array, kinds: Array, ridge: float) -> tuple[float, Array]:
+    """Constant and weights ≥ 0 of least relative error: the level of each kind times the prior, and what ridge lets be beyond.
 
-    A weight may stray from the prior by about its own size, and by a little more where the prior is almost nothing.
+    A weight may exceed its kind's by about its own size, and by a little more where the prior is almost nothing.
     """
     from scipy.optimize import nnls
 
-    size = start + start.mean()
-    scale = 1 / measured
-    data = np.hstack([np.ones((len(rows), 1)), rows * size]) * scale[:, None]
-    pull = ridge * np.hstack([np.zeros((len(start), 1)), np.eye(len(start))])
+    start = kinds.sum(axis=1)
+    size, count = start + start.mean(), kinds.shape[1]
+    data = np.hstack([np.ones((len(rows), 1)), rows * size, rows @ kinds]) / measured[:, None]
+    pull = np.diag([*np.full(len(start), ridge), *np.full(count, LEVEL_RIDGE)])
     level = float(np.mean(measured) / np.mean(rows @ start))  # of the prior, only the proportions are trusted
-    found, _ = nnls(np.vstack([data, pull]), np.concatenate([np.ones(len(rows)), ridge * level * start / size]), maxiter=20000)
-    return float(found[0]), found[1:] * size
+    wanted = np.concatenate([np.ones(len(rows)), np.zeros(len(start)), np.full(count, LEVEL_RIDGE * level)])
+    found, _ = nnls(np.vstack([data, np.hstack([np.zeros((len(pull), 1)), pull])]), wanted, maxiter=20000)
+    return float(found[0]), found[1 : 1 + len(start)] * size + kinds @ found[1 + len(start) :]
 
 
-def _left_out(rows: Array, measured: Array, start: Array, ridge: float) -> Array:
+def _left_out(rows: Array, measured: Array, kinds: Array, ridge: float) -> Array:
     """Prediction of every plan by a model that has not seen it."""
     predicted = np.empty(len(rows))
     for fold in range(FOLDS):
         out = np.arange(len(rows)) % FOLDS == fold
-        constant, weights = _solve(rows[~out], measured[~out], start, ridge)
+        constant, weights = _solve(rows[~out], measured[~out], kinds, ridge)
         predicted[out] = constant + rows[out] @ weights
     return predicted

@@ -122,5 +122,5 @@ def _quality(model: LatencyModel) -> str:
     held = model.held_out
     return (
         f"{held.mape:.1%} off on plans it has not seen (bias {held.bias:+.1%}, Kendall τ {held.kendall_tau:.3f}, "
-        f"{held.plans} plans, widths in blocks of {model.cost.block}, from {model.prior})"
+        f"{held.plans} plans, {'outputs' if model.cost.exact else 'widths'} in blocks of {model.cost.block}, from {model.prior})"
     )

@@ -8,6 +8,7 @@ another width. What a Bottleneck costs only while it is there is a variable boun
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from toolchain.errors import BudgetError
 from toolchain.pruning.depth import Removal
 from toolchain.pruning.groups import Widths
-from toolchain.selection.cost import Cost, Present, Term
+from toolchain.selection.cost import Cost, Present, Term, Width, group_of
 from toolchain.selection.elimination import Sums
 from toolchain.selection.relaxation import relax
 from toolchain.selection.value import total
@@ -145,58 +146,66 @@ class _Model:
         cost, scale = limit.cost, UNITS / limit.most
         terms: list[Any] = []
         for term, k in cost.linear.items():
-            if isinstance(term, str):
-                terms += [round(k * cost.padded(w) * scale) * x for w, x in self.chosen[term].items()]
+            if not isinstance(term, Present):
+                terms += [round(k * cost.size(term, w) * scale) * x for w, x in self.chosen[group_of(term)].items()]
             elif term.of is None:
                 terms += [round(k * scale) * x for w, x in self.chosen[term.by].items() if w]
             else:
-                terms.append(round(k * cost.block * scale) * self._blocks(term, cost))
+                terms.append(round(k * self._unit(term.of, cost) * scale) * self._units(term, cost))
         for (g, h), k in cost.pair.items():
-            terms += [round(k * cost.block * p * scale) * y for p, y in self._product(g, h, cost)]
+            terms += [round(k * factor * scale) * y for factor, y in self._product(g, h, cost)]
         self.model.add(sum(terms) <= round((limit.most - cost.constant) * scale))
 
-    def _blocks(self, term: Term, cost: Cost) -> Any:
-        """Its padded width / block: exact for a group, at least that for what may go."""
-        if isinstance(term, str):
-            return sum(cost.padded(w) // cost.block * x for w, x in self.chosen[term].items())
+    def _unit(self, width: Width, cost: Cost) -> int:
+        """All its sizes are multiples of it: the fewer a variable can have, the easier the model is."""
+        return math.gcd(*(cost.size(width, w) for w in self.options[group_of(width)])) or 1
+
+    def _units(self, term: Term, cost: Cost) -> Any:
+        """Its size / unit: exact for a group, at least that for what may go."""
+        if not isinstance(term, Present):
+            unit = self._unit(term, cost)
+            return sum(cost.size(term, w) // unit * x for w, x in self.chosen[group_of(term)].items())
         assert term.of is not None
         key = (term, cost.block)
         if key not in self._parts:
             high = self._highest(term.of, cost)
             self._parts[key] = self.model.new_int_var(0, high, f"{term.of} while {term.by}")
             gone = self.chosen[term.by].get(0, 0)
-            self.model.add(self._parts[key] >= self._blocks(term.of, cost) - high * gone)
+            self.model.add(self._parts[key] >= self._units(term.of, cost) - high * gone)
         return self._parts[key]
 
-    def _highest(self, group: str, cost: Cost) -> int:
-        return cost.padded(max(self.options[group])) // cost.block
+    def _highest(self, width: Width, cost: Cost) -> int:
+        return cost.size(width, max(self.options[group_of(width)])) // self._unit(width, cost)
 
     def _product(self, g: Term, h: Term, cost: Cost) -> list[tuple[int, Any]]:
-        """p(w_g)·p(w_h) / block as Σ factor · variable."""
-        if not isinstance(g, str) or (isinstance(h, str) and len(self.options[g]) > len(self.options[h])):
+        """Their product as Σ factor · variable."""
+        if isinstance(g, Present) or (
+            not isinstance(h, Present) and len(self.options[group_of(g)]) > len(self.options[group_of(h)])
+        ):
             g, h = h, g
-        assert isinstance(
-            g, str
+        assert not isinstance(
+            g, Present
         )  # no convolution both reads and writes something that may go, but through a Bottleneck's channels
         key = (g, h, cost.block)
         if key not in self._products:
-            if g == h:
-                padded = {w: cost.padded(w) for w in self.options[g]}
-                self._products[key] = [(padded[w] * padded[w] // cost.block, x) for w, x in self.chosen[g].items()]
+            if not isinstance(h, Present) and group_of(g) == group_of(h):
+                self._products[key] = [(cost.size(g, w) * cost.size(h, w), x) for w, x in self.chosen[group_of(g)].items()]
             else:
                 self._products[key] = self._hull(g, h, cost)
         return self._products[key]
 
-    def _hull(self, g: str, h: Term, cost: Cost) -> list[tuple[int, Any]]:
-        least = cost.padded(min(self.options[h])) // cost.block if isinstance(h, str) else 0
-        most = self._highest(h if isinstance(h, str) else str(h.of), cost)
+    def _hull(self, g: Width, h: Term, cost: Cost) -> list[tuple[int, Any]]:
+        inner = h.of if isinstance(h, Present) else h
+        assert inner is not None
+        unit, most = self._unit(inner, cost), self._highest(inner, cost)
+        least = 0 if isinstance(h, Present) else cost.size(inner, min(self.options[group_of(inner)])) // unit
         copies = []
-        for width, x in self.chosen[g].items():
+        for width, x in self.chosen[group_of(g)].items():
             copy = self.model.new_int_var(0, most, f"{g}={width}*{h}")
             self.model.add(copy <= most * x)
             self.model.add(copy >= least * x)
-            copies.append((cost.padded(width), copy))
-        self.model.add(sum(copy for _, copy in copies) == self._blocks(h, cost))
+            copies.append((cost.size(g, width) * unit, copy))
+        self.model.add(sum(copy for _, copy in copies) == self._units(h, cost))
         return copies
 
     def solve(self, gap: float, effort: float, seed: int) -> tuple[Widths | None, float]:

@@ -136,6 +136,7 @@ def summary(
     worth = useful(options, [cost])
     dropped = {g: [w for w in widths if w not in worth[g]] for g, widths in options.items()}
     return {
-        "block": cost.block, "widths": sum(map(len, options.values())), "dropped": {g: ws for g, ws in dropped.items() if ws},
+        "block": cost.block, "exact_reads": cost.exact, "widths": sum(map(len, options.values())),
+        "dropped": {g: ws for g, ws in dropped.items() if ws},
         "stairs": [asdict(one) for one in stairs(options, cost, plan, removals, timings)],
     }  # fmt: skip

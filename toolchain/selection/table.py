@@ -47,8 +47,7 @@ def profile_prior(
 
     Args: as of `learn_table`.
     """
-    rule = Cost(block)
-    whole = {g.name: float(rule.padded(g.channels)) for g in network.free}
+    whole = Cost(block).sizes({g.name: g.channels for g in network.free})
     sides, found = costs.sides(network), _layers(network, plans, profiles, block)
     ms = {}
     for name, (a, b, c, _) in found.items():
@@ -62,11 +61,10 @@ def _layers(
     network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
 ) -> dict[str, tuple[float, float, float, float]]:
     """Convolution -> what `_layer` says of it."""
-    rule, found = Cost(block), {}
-    padded = [{g: float(rule.padded(w)) for g, w in plan.items()} for plan in plans]
+    found, sizes_of = {}, [Cost(block).sizes(plan) for plan in plans]
     for name, (reads, writes) in costs.sides(network).items():
         own = np.array([one.get(name, 0.0) for one in profiles])
-        sizes = np.array([[reads.at(p), writes.at(p)] for p in padded])
+        sizes = np.array([[reads.at(p), writes.at(p)] for p in sizes_of])
         there = sizes.all(axis=1)  # not where its Bottleneck is gone
         found[name] = _layer(sizes[there], own[there])
     return found

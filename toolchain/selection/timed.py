@@ -156,7 +156,7 @@ def cut(dense: onnx.ModelProto, network: Network, plan: Widths, path: Path) -> P
     return path
 
 
-def name_of(plan: Widths) -> str:
+def name_of(plan: Mapping[str, int]) -> str:
     """A plan's label: the same for the same widths."""
     return hashlib.sha256(json.dumps(dict(plan), sort_keys=True).encode()).hexdigest()[:16]
 

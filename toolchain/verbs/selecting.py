@@ -235,7 +235,8 @@ def _summary(
         "budgets": [str(budget) for budget in budgets], "share": share or last.predicted * start.share,
         "limited": share is not None, "measured": last.measured * start.share,
         "error": last.error, "rounds": [asdict(one) for one in found.rounds], "timings": found.timings,
-        "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block, "ridge": found.model.ridge,
+        "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block,
+                          "exact_reads": found.model.cost.exact, "ridge": found.model.ridge,
                           "prior": found.model.prior},
         "store": str(start.timed.folder), "device": machine,
     }  # fmt: skip
