@@ -95,7 +95,9 @@ def main() -> None:
     priors = priors_of(timed, known)
     model = fit(network, known, priors)
     layers = timed.profiles([t.about["widths"] for t in known[:PROFILED]])
-    table = learn_table(network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.block)
+    table = learn_table(
+        network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.block, exact_reads=model.cost.exact
+    )
     measured = np.array([t.ratio for t in fresh])
     plans = [t.about["widths"] for t in fresh]
     whole = table.at({g: max(w) for g, w in options.items()})

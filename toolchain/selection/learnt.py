@@ -67,7 +67,7 @@ def study(timed: Timed, options: Mapping[str, Sequence[int]], samples: int | Non
     if not table:
         return learnt
     with spent.stage("table of single layers"):
-        return replace(learnt, table=table_cost(timed, learnt.known, learnt.model.cost.block))
+        return replace(learnt, table=table_cost(timed, learnt.known, learnt.model.cost))
 
 
 def _learnt(timed: Timed, plans: Sequence[Widths]) -> Learnt:
@@ -95,10 +95,10 @@ def priors_of(timed: Timed, known: Sequence[Timing]) -> dict[str, Prior]:
     return {PROFILES: profile_prior(timed.network, plans, timed.profiles(plans), 1)}
 
 
-def table_cost(timed: Timed, known: Sequence[Timing], block: int) -> Cost:
-    """The sum-of-layers law in shares of the dense engine's own sum."""
+def table_cost(timed: Timed, known: Sequence[Timing], like: Cost) -> Cost:
+    """The sum-of-layers law in shares of the dense engine's own sum; it rounds widths as `like` does."""
     plans = [timing.about["widths"] for timing in known[:PROFILED]]
-    table = learn_table(timed.network, plans, timed.profiles(plans), block)
+    table = learn_table(timed.network, plans, timed.profiles(plans), like.block, exact_reads=like.exact)
     whole = table.at({group.name: group.channels for group in timed.network.free})
     return scaled(table, 1 / whole, 0.0)
 

@@ -18,21 +18,25 @@ from toolchain.selection.cost import Cost, Linear, Present
 from toolchain.selection.shapes import engine_convs
 
 Times = Mapping[str, float]  # layer -> ms of one engine
+Sides = Mapping[str, tuple[Linear, Linear]]  # convolution -> what it reads and writes
 
 
-def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int) -> Cost:
+def learn_table(
+    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int, *, exact_reads: bool = False
+) -> Cost:
     """Predicted milliseconds of a plan.
 
     Args:
         plans: those that were profiled.
         profiles: for each, convolution (module path) -> ms; every other key is between layers.
         block: widths count rounded up to it.
+        exact_reads: but those that are read as they are.
     """
-    sides, engine = costs.sides(network), engine_convs(network)
+    sides, engine = costs.sides(network, exact_reads=exact_reads), engine_convs(network)
     constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
     terms: list[tuple[float, Linear]] = []
     products: list[tuple[float, Linear, Linear]] = []
-    for name, (a, b, c, d) in _layers(network, plans, profiles, block).items():
+    for name, (a, b, c, d) in _layers(sides, plans, profiles, block).items():
         reads, writes = sides[name]
         call = Linear(0.0, {Present(engine[name].block[0]): 1.0}) if engine[name].block else Linear(1.0, {})
         terms += [(a, reads), (b, writes), (d, call)]
@@ -48,9 +52,9 @@ def profile_prior(
     Args: as of `learn_table`.
     """
     whole = Cost(block).sizes({g.name: g.channels for g in network.free})
-    sides, found = costs.sides(network), _layers(network, plans, profiles, block)
+    sides = costs.sides(network)
     ms = {}
-    for name, (a, b, c, _) in found.items():
+    for name, (a, b, c, _) in _layers(sides, plans, profiles, block).items():
         reads, writes = sides[name][0].at(whole), sides[name][1].at(whole)
         ms[name] = (a * reads, b * writes, c * reads * writes)
     total = sum(map(sum, ms.values()))
@@ -58,11 +62,11 @@ def profile_prior(
 
 
 def _layers(
-    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
+    sides: Sides, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
 ) -> dict[str, tuple[float, float, float, float]]:
     """Convolution -> what `_layer` says of it."""
     found, sizes_of = {}, [Cost(block).sizes(plan) for plan in plans]
-    for name, (reads, writes) in costs.sides(network).items():
+    for name, (reads, writes) in sides.items():
         own = np.array([one.get(name, 0.0) for one in profiles])
         sizes = np.array([[reads.at(p), writes.at(p)] for p in sizes_of])
         there = sizes.all(axis=1)  # not where its Bottleneck is gone
