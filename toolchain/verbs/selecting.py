@@ -157,9 +157,7 @@ def _values(
     depth = settings.depth and settings.strategy in BY_BUDGET
     if depth:
         options = removable_options(network, options)
-    scores = kept_scores(
-        at, Stages(out / "stages"), imgsz=imgsz, criterion=settings.criterion, images=settings.images, seed=seed
-    )
+    scores = kept_scores(at, Stages(out / "stages"), imgsz=imgsz, criterion=settings.criterion, images=settings.images, seed=seed)
     loss = (value.remaining if settings.value == "remaining" else value.fisher)(network, scores, options)
     if settings.value == "measured":
         folder = out / f"sensitivity-{model.stem}-{imgsz}"
