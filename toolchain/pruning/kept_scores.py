@@ -10,9 +10,9 @@ from toolchain.pruning.criteria import NEEDS_IMAGES, GroupScores, Subject, score
 from toolchain.pruning.prune import gather
 from toolchain.pruning.sensitivity import Loaded
 from toolchain.selection import spent
-from toolchain.stage import Stages
+from toolchain.stage import Stages, read_json, write_json
 
-FILE = "scores.npz"
+FILE = "scores.json"
 
 
 def kept_scores(at: Loaded, stages: Stages, *, imgsz: int, criterion: str, images: int | None, seed: int) -> GroupScores:
@@ -28,7 +28,7 @@ def kept_scores(at: Loaded, stages: Stages, *, imgsz: int, criterion: str, image
     def work(folder: Path) -> dict[str, int]:
         evidence = gather(at.prunable, at.dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
         scores = score(at.network, Subject(at.prunable, evidence, seed), criterion)
-        np.savez(folder / FILE, **{f"{group} {i}": part for group, parts in scores.items() for i, part in enumerate(parts)})
+        write_json(folder / FILE, {group: [part.tolist() for part in parts] for group, parts in scores.items()})
         return {"groups": len(scores)}
 
     done = stages.run(
@@ -36,5 +36,4 @@ def kept_scores(at: Loaded, stages: Stages, *, imgsz: int, criterion: str, image
         params={"imgsz": imgsz, "criterion": criterion, "images": images, "seed": seed}, keep_outputs=(FILE,),
     )  # fmt: skip
     spent.count(not done.reused, done.reused)
-    with np.load(done / FILE, allow_pickle=False) as found:
-        return {group.name: [found[f"{group.name} {i}"] for i in range(len(group.parts))] for group in at.network.free}
+    return {group: [np.array(part) for part in parts] for group, parts in read_json(done / FILE).items()}
