@@ -24,7 +24,7 @@ from toolchain.selection.budget import parse_budgets
 from toolchain.selection.timed import Timed
 from toolchain.verbs import selecting
 
-FEW = SelectSection(precision="fp32", samples=20, rounds=2, criterion="l1", check=0)
+FEW = SelectSection(precision="fp32", samples=20, rounds=4, criterion="l1", check=0)
 
 
 class Device:

@@ -22,7 +22,7 @@ from toolchain.selection.energy import Meter
 from toolchain.selection.goals import TOLERANCE
 from toolchain.yolo.checkpoint import load_model
 
-FEW = SelectSection(precision="fp32", samples=20, rounds=2, criterion="l1", check=4)
+FEW = SelectSection(precision="fp32", samples=20, rounds=4, criterion="l1", check=4)
 
 STAGES = ["dense engines", "values of widths", "timing of plans", "profiles of some plans", "fit of the latency model",
           "choice of the start", "rounds", "solver", "cut", "check of the sum", "reasons and other budgets"]  # fmt: skip

@@ -47,10 +47,15 @@ class Goal(ABC):
         """The law, fitted to everything measured."""
 
     def learn(self, widths: Widths, ratio: float) -> None:
-        """Take a measured plan into the law; what the law still has wrong about it corrects the next limit."""
+        """Take a measured plan into the law, and correct the next limit.
+
+        The solver looks for plans that the law thinks too well of, so the next one will be off in the same way, by less: by the
+        mean of what the law had wrong before it saw this plan and of what it still has.
+        """
+        before = ratio / self.cost.at(widths)
         self.done.append((dict(widths), ratio))
         self.cost = self.fitted()
-        self._correction = ratio / self.cost.at(widths)
+        self._correction = (before * ratio / self.cost.at(widths)) ** 0.5
 
     def limits(self) -> list[Limit]:
         """For the next plan: one limit, or none.
