@@ -78,17 +78,37 @@ class Goal(ABC):
             most = lowest * self.share / measured
         return [Limit(self.name, self.cost, most)]
 
+    def between(self) -> tuple[Limit, Widths, Widths] | None:
+        """The plans measured next below and next above the budget, and the limit that a plan between them is to have.
+
+        What the law has wrong of two plans it has wrong of those between them, by a share of each: so the limit is interpolated.
+        None before there are two, and where the law has them in another order.
+        """
+        if self.share is None:
+            return None
+        aim = self.share * AIM
+        below = max((one for one in self.done if one[1] <= aim), key=lambda one: one[1], default=None)
+        above = min((one for one in self.done if one[1] > aim), key=lambda one: one[1], default=None)
+        if below is None or above is None or (low := self.cost.at(below[0])) >= (high := self.cost.at(above[0])):
+            return None
+        most = low + (aim - below[1]) / (above[1] - below[1]) * (high - low)
+        return Limit(self.name, self.cost, most), below[0], above[0]
+
     def within(self, ratio: float) -> bool:
         """Whether it is not above the budget."""
         return self.share is None or ratio <= self.share * (1 + self.tolerance)
 
+    def close(self, ratio: float) -> bool:
+        """Whether it is neither above nor below the budget."""
+        return self.share is None or (self.within(ratio) and ratio >= self.share * (1 - self.tolerance))
+
     def met(self, ratio: float, choice: Choice, limits: Sequence[Limit]) -> bool:
-        """Within the tolerance; or below it, where another budget is what holds the plan back."""
+        """Within the tolerance; or below it, where another budget, or how coarse the plans are, is what holds it back."""
         if self.share is None:
             return True
         most = next(limit.most for limit in limits if limit.name == self.name)
         slack = choice.costs[self.name] / most < 1 - TOLERANCE
-        return self.within(ratio) and (ratio >= self.share * (1 - self.tolerance) or slack)
+        return self.close(ratio) or (self.within(ratio) and slack)
 
 
 class LatencyGoal(Goal):

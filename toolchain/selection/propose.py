@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from toolchain.errors import BudgetError
 from toolchain.pruning.criteria import GroupScores
@@ -15,8 +16,14 @@ from toolchain.selection.staircase import Options, useful
 from toolchain.selection.strategies import STRATEGIES, Ask
 from toolchain.selection.value import Loss, total
 
-Propose = Callable[[Sequence[Limit]], Choice]
 MOST, STEPS = 0.99, 14  # largest ratio tried; halvings: ratios are told apart to 0.0001
+Among = tuple[Mapping[str, int], Mapping[str, int]]  # two plans between which every group's width is to lie
+
+
+class Propose(Protocol):
+    """Limits -> a plan within them; with `among`, of those between two plans where the way can tell."""
+
+    def __call__(self, limits: Sequence[Limit], among: Among | None = None) -> Choice: ...
 
 
 def exact(
@@ -24,17 +31,22 @@ def exact(
 ) -> Propose:
     """The plan of least predicted loss, to a stated gap; widths that buy nothing are not offered to the solver."""
 
-    def propose(limits: Sequence[Limit]) -> Choice:
-        offered = useful(options, [limit.cost for limit in limits])
+    def propose(limits: Sequence[Limit], among: Among | None = None) -> Choice:
+        offered = useful(options if among is None else _between(options, among), [limit.cost for limit in limits])
         return solve(offered, loss, limits, removals=removals, gap=gap, effort=effort, seed=seed)
 
     return propose
 
 
-def by_ratio(strategy: str, network: Network, scores: GroupScores, ask: Ask, loss: Loss) -> Propose:
-    """The smallest ratio at which a strategy's plan is within all limits."""
+def _between(options: Options, among: Among) -> dict[str, list[int]]:
+    ends = {group: sorted(plan[group] for plan in among) for group in options}
+    return {group: [w for w in widths if ends[group][0] <= w <= ends[group][1]] for group, widths in options.items()}
 
-    def propose(limits: Sequence[Limit]) -> Choice:
+
+def by_ratio(strategy: str, network: Network, scores: GroupScores, ask: Ask, loss: Loss) -> Propose:
+    """The smallest ratio at which a strategy's plan is within all limits; its plans are between each other anyway."""
+
+    def propose(limits: Sequence[Limit], among: Among | None = None) -> Choice:
         started, low, high = time.monotonic(), 0.0, MOST
         if not within(plan(high), limits):
             raise BudgetError(f"the {strategy} strategy cannot reach the budget", got=f"over it even at ratio {MOST}")

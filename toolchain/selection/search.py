@@ -17,7 +17,7 @@ from toolchain.selection.goals import TOLERANCE, Goal, LatencyGoal
 from toolchain.selection.latency import LatencyModel
 from toolchain.selection.learnt import Learnt
 from toolchain.selection.propose import Propose
-from toolchain.selection.solver import Limit
+from toolchain.selection.solver import Choice, Limit
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def search(
     while len(done) < rounds:
         limits = [limit for goal in goals for limit in goal.limits()] + list(sizes)
         with spent.stage("solver"):
-            choice = propose(limits)
+            closer = None if others else _between(latency, propose, sizes)
+            choice = closer or propose(limits)
         predicted = {goal.name: goal.cost.at(choice.widths) for goal in goals}
         measured = {goal.name: goal.measure(choice.widths) for goal in goals}
         told = {
@@ -82,11 +83,21 @@ def search(
         first = told.pop("latency")
         done.append(Round(**first, loss=choice.loss, gap=choice.gap, widths=choice.widths, solver_s=choice.seconds, others=told))
         _tell(done[-1], len(done), goals)
-        if all(goal.met(measured[goal.name][0], choice, limits) for goal in goals):
+        ratios = {goal.name: measured[goal.name][0] for goal in goals}
+        if latency.close(ratios["latency"]) if closer else all(goal.met(ratios[goal.name], choice, limits) for goal in goals):
             return Found(choice.widths, done, latency.model, len(latency.learnt.known) + len(done))
         for goal in goals:
-            goal.learn(choice.widths, measured[goal.name][0])
+            goal.learn(choice.widths, ratios[goal.name])
     return _largest_within(done, latency, limited, rounds)
+
+
+def _between(latency: LatencyGoal, propose: Propose, sizes: Sequence[Limit]) -> Choice | None:
+    """A plan between the two measured ones that the budget lies between; None where there is no other."""
+    if (found := latency.between()) is None:
+        return None
+    limit, *among = found
+    choice = propose([limit, *sizes], (among[0], among[1]))
+    return None if any(choice.widths == widths for widths, _ in latency.done) else choice
 
 
 def _largest_within(done: list[Round], latency: LatencyGoal, limited: Sequence[Goal], rounds: int) -> Found:
