@@ -15,6 +15,7 @@ from toolchain.pruning.groups import Network
 from toolchain.selection import latency
 from toolchain.selection.cost import Cost, Exact, Present, macs, sides, weights
 from toolchain.selection.missing import with_missing
+from toolchain.selection.propose import exact
 from toolchain.selection.sampling import GONE, near_plans, spread_plans
 from toolchain.selection.shapes import engine_sizes, removable_options
 from toolchain.selection.solver import Limit, solve
@@ -155,6 +156,18 @@ def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share
     assert found.loss == pytest.approx(best, abs=5e-5)
     assert found.gap is not None
     assert found.gap < 1e-6  # what is rounded is not proven
+
+
+@pytest.mark.parametrize("gone", [(), ("h",), ("h", "j", "k", "u", "v")])
+def test_a_plan_between_two_has_no_width_outside_of_theirs(gone: tuple[str, ...]) -> None:
+    loss = {g: {w: 1 - i / len(ws) for i, w in enumerate(ws)} for g, ws in SMALL.items()}
+    small = {g: 0 if g in gone else next(w for w in ws if w) for g, ws in SMALL.items()}
+    large = {g: 0 if g in gone else max(ws) for g, ws in SMALL.items()}
+    most = (COST.at(small) + COST.at(large)) / 2
+    found = exact(SMALL, loss, 0, removals=REMOVALS)([Limit("latency", COST, most)], (small, large)).widths
+    assert all(small[g] <= w <= large[g] for g, w in found.items())
+    assert consistent(found)
+    assert COST.at(small) < COST.at(found) <= most
 
 
 def test_some_of_those_plans_lose_bottlenecks_and_some_do_not() -> None:

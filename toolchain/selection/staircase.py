@@ -68,6 +68,8 @@ def useful(options: Options, costs: Sequence[Cost]) -> dict[str, list[int]]:
     nothing = [NOTHING * cost.at(whole) for cost in costs]
     for group, widths in options.items():
         some = [width for width in widths if width]
+        if not some:
+            continue
         columns = [[cost.at({**whole, group: width}) for width in some] for cost in costs]
         kept = [
             any(c[i + 1] - c[i] > least for c, least in zip(columns, nothing, strict=True)) for i in range(len(some) - 1)
