@@ -146,7 +146,7 @@ def select(
         f"{'asked' if result['limited'] else 'not limited, predicted'} {result['share']:.3f}: "
         f"{result['rounds'][-1]['measured'] * result['dense_ms']:.2f} ms, dense {result['dense_ms']:.2f} ms; "
         + "".join(f"{n} {o['measured']:.3f} of the dense engine's; " for n, o in result["rounds"][-1]["others"].items())
-        + f"{len(result['rounds'])} rounds, {result['timings']} engines timed, "
+        + f"{(n := len(result['rounds']))} round{'s' * (n > 1)}, {result['timings']} engines timed, "
         f"{result['reached']['macs']:.1%} of multiply-adds gone\n{out / 'pruned.pt'}\nwhy: {out / 'select.html'}\n"
         f"next: toolchain finetune {out / 'pruned.pt'} --data {data} --imgsz {result['imgsz']}",
     )  # fmt: skip
