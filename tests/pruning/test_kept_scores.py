@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.jobs import IMGSZ, make_job
-from toolchain.pruning import kept_scores as room
+from toolchain.pruning import prune as room
 from toolchain.pruning.criteria import GroupScores, Subject, score
 from toolchain.pruning.kept_scores import kept_scores
 from toolchain.pruning.prune import gather

@@ -45,10 +45,10 @@ def test_costs_are_the_networks_own_arithmetic(seed: int) -> None:
 @given(seed=SEEDS)
 def test_a_convolution_that_is_gone_reads_and_writes_nothing(seed: int) -> None:
     widths = random_depth(NETWORK, seed)
-    padded = Cost().sizes(widths)
+    sizes = Cost().sizes(widths)
     for name, (inputs, outputs) in engine_sizes(NETWORK, widths).items():
         expected = (inputs, outputs) if inputs and outputs else (0, 0)
-        assert tuple(side.at(padded) for side in sides(NETWORK)[name]) == expected, name
+        assert tuple(side.at(sizes) for side in sides(NETWORK)[name]) == expected, name
 
 
 def test_the_sums_hold_no_negative_part() -> None:

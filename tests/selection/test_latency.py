@@ -27,10 +27,7 @@ def law(block: int, *, exact_reads: bool = False) -> Cost:
     """0.2 constant, 0.8 by multiply-adds of padded widths."""
     sides, convs = costs.sides(NETWORK, exact_reads=exact_reads), engine_convs(NETWORK)
     work = costs.total(block, 0.0, [], [(float(convs[name].macs_per_pair), *both) for name, both in sides.items()])
-    padded = Cost(block, work.constant, work.linear, work.pair)
-    scale = 0.8 / padded.at(DENSE)
-    return Cost(block, 0.2 + scale * work.constant, {g: scale * k for g, k in work.linear.items()},
-                {p: scale * k for p, k in work.pair.items()})  # fmt: skip
+    return costs.scaled(work, 0.8 / work.at(DENSE), 0.2)
 
 
 @pytest.mark.parametrize(("block", "exact_reads"), [(4, False), (8, False), (16, True)])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from toolchain.pruning.criteria import NEEDS_IMAGES, GroupScores, Subject, score
-from toolchain.pruning.prune import gather
+from toolchain.pruning.criteria import GroupScores
+from toolchain.pruning.prune import score_channels
 from toolchain.pruning.sensitivity import Loaded
 from toolchain.selection import spent
 from toolchain.stage import Stages, read_json, write_json
@@ -26,8 +26,7 @@ def kept_scores(at: Loaded, stages: Stages, *, imgsz: int, criterion: str, image
     """
 
     def work(folder: Path) -> dict[str, int]:
-        evidence = gather(at.prunable, at.dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
-        scores = score(at.network, Subject(at.prunable, evidence, seed), criterion)
+        scores = score_channels(at.prunable, at.network, at.dataset, imgsz=imgsz, criterion=criterion, images=images, seed=seed)
         write_json(folder / FILE, {group: [part.tolist() for part in parts] for group, parts in scores.items()})
         return {"groups": len(scores)}
 

@@ -11,7 +11,7 @@ import torch
 
 from toolchain.errors import ConfigError, UnknownNameError
 from toolchain.pruning.apply import apply_plan
-from toolchain.pruning.criteria import CRITERIA, NEEDS_IMAGES, Subject, score
+from toolchain.pruning.criteria import CRITERIA, NEEDS_IMAGES, GroupScores, Subject, score
 from toolchain.pruning.evidence import Evidence, collect
 from toolchain.pruning.groups import Network, trace
 from toolchain.pruning.plan import PruningPlan, check_fits, make_plan
@@ -65,6 +65,17 @@ def gather(prunable: Any, dataset: Dataset, imgsz: int, images: int | None, seed
     return collect(prunable, batches, -(-len(indices) // EVIDENCE_BATCH))
 
 
+def score_channels(
+    prunable: Any, network: Network, dataset: Dataset | None, *, imgsz: int, criterion: str, images: int | None, seed: int
+) -> GroupScores:
+    """Scores of every free group; gradients are taken only where the criterion needs pictures and there are any.
+
+    Raises: as `criteria.score`.
+    """
+    evidence = gather(prunable, dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES and dataset is not None else None
+    return score(network, Subject(prunable, evidence, seed), criterion)
+
+
 def check_request(loaded: LoadedModel, request: PruneRequest) -> tuple[Any, Network]:
     """The prunable form and its groups, once all that can be known before scoring is right.
 
@@ -87,10 +98,9 @@ def plan_cut(loaded: LoadedModel, request: PruneRequest, dataset: Dataset | None
         PruningError: a criterion that needs images without data, or nothing would be pruned.
     """
     prunable, network = check_request(loaded, request)
-    evidence = None
-    if request.criterion in NEEDS_IMAGES and dataset is not None:
-        evidence = gather(prunable, dataset, request.imgsz, request.images, request.seed)
-    scores = score(network, Subject(prunable, evidence, request.seed), request.criterion)
+    scores = score_channels(
+        prunable, network, dataset, imgsz=request.imgsz, criterion=request.criterion, images=request.images, seed=request.seed
+    )
     widths = choose(network, scores, request.ask(), request.strategy)
     plan = make_plan(
         network, widths, scores, model_sha256=loaded.sha256, imgsz=request.imgsz, criterion=request.criterion,

@@ -17,12 +17,12 @@ from toolchain.errors import DataError
 from toolchain.executor.serial import Serial
 from toolchain.executor.task import Executor, Task
 from toolchain.pruning.apply import cut_network
-from toolchain.pruning.criteria import NEEDS_IMAGES, GroupScores, Subject, score
+from toolchain.pruning.criteria import GroupScores
 from toolchain.pruning.depth import emptied
 from toolchain.pruning.effect import Effect, measure
 from toolchain.pruning.groups import Network
 from toolchain.pruning.plan import PruningPlan, bare_plan
-from toolchain.pruning.prune import analyse, gather
+from toolchain.pruning.prune import analyse, score_channels
 from toolchain.selection.strategies import Ask, nearest_width
 from toolchain.stage import append_line, read_lines, write_json
 from toolchain.yolo.checkpoint import LoadedModel, load_model
@@ -66,8 +66,7 @@ def sensitivity(
     """
     at = load(model, data, imgsz, images, seed)
     network = at.network
-    evidence = gather(at.prunable, at.dataset, imgsz, images, seed) if criterion in NEEDS_IMAGES else None
-    scores = score(network, Subject(at.prunable, evidence, seed), criterion)
+    scores = score_channels(at.prunable, network, at.dataset, imgsz=imgsz, criterion=criterion, images=images, seed=seed)
     job = {
         "model": at.loaded.sha256, "data": at.dataset.sha256, "imgsz": imgsz, "criterion": criterion, "images": images,
         "align": align, "seed": seed,

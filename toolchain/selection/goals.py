@@ -11,6 +11,7 @@ from toolchain.selection import latency
 from toolchain.selection.cost import Cost
 from toolchain.selection.latency import LatencyModel
 from toolchain.selection.learnt import Learnt
+from toolchain.selection.propose import Among
 from toolchain.selection.solver import Choice, Limit
 
 TOLERANCE = 0.02
@@ -78,7 +79,7 @@ class Goal(ABC):
             most = lowest * self.share / measured
         return [Limit(self.name, self.cost, most)]
 
-    def between(self) -> tuple[Limit, Widths, Widths] | None:
+    def between(self) -> tuple[Limit, Among] | None:
         """The plans measured next below and next above the budget, and the limit that a plan between them is to have.
 
         What the law has wrong of two plans it has wrong of those between them, by a share of each: so the limit is interpolated.
@@ -92,7 +93,7 @@ class Goal(ABC):
         if below is None or above is None or (low := self.cost.at(below[0])) >= (high := self.cost.at(above[0])):
             return None
         most = low + (aim - below[1]) / (above[1] - below[1]) * (high - low)
-        return Limit(self.name, self.cost, most), below[0], above[0]
+        return Limit(self.name, self.cost, most), (below[0], above[0])
 
     def within(self, ratio: float) -> bool:
         """Whether it is not above the budget."""

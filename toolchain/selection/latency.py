@@ -25,7 +25,7 @@ from toolchain.selection.shapes import engine_convs
 
 Array = NDArray[np.float64]
 Prior = Mapping[str, tuple[float, float, float]]  # convolution -> shares of the dense latency: reads, writes, product
-BLOCKS = (1, 4, 8, 16, 32)
+ROUNDINGS = ((1, False), *product((4, 8, 16, 32), (False, True)))  # block, and whether reads count as they are
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 LEVEL_RIDGE = 0.1  # draws the levels of the four kinds together
 BLOCK_SHARE = 0.03  # of the dense latency the prior gives to Bottlenecks being there, all together
@@ -142,7 +142,7 @@ def fit(
     measured = np.asarray(ratios, dtype=np.float64)
     known: dict[str, Prior] = {PLAIN: plain_prior(network), **(priors or {})}
     best: tuple[float, _Terms, Array, float, str] | None = None
-    for block, exact_reads in product(BLOCKS, (False, True)):
+    for block, exact_reads in ROUNDINGS:
         terms = _Terms.of(network, block, exact_reads)
         rows = _rows(terms, plans)
         for (name, prior), ridge in product(known.items(), RIDGES):

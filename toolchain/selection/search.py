@@ -71,10 +71,14 @@ def search(
     limited = [goal for goal in goals if goal.share is not None]
     done: list[Round] = []
     while len(done) < rounds:
-        limits = [limit for goal in goals for limit in goal.limits()] + list(sizes)
-        with spent.stage("solver"):
-            closer = None if others else _between(latency, propose, sizes)
-            choice = closer or propose(limits)
+        limits: list[Limit] = []
+        closer = None if others else _between(latency, propose, sizes)
+        if closer is None:
+            limits = [limit for goal in goals for limit in goal.limits()] + list(sizes)  # may measure
+            with spent.stage("solver"):
+                choice = propose(limits)
+        else:
+            choice = closer
         predicted = {goal.name: goal.cost.at(choice.widths) for goal in goals}
         measured = {goal.name: goal.measure(choice.widths) for goal in goals}
         told = {
@@ -95,8 +99,9 @@ def _between(latency: LatencyGoal, propose: Propose, sizes: Sequence[Limit]) -> 
     """A plan between the two measured ones that the budget lies between; None where there is no other."""
     if (found := latency.between()) is None:
         return None
-    limit, *among = found
-    choice = propose([limit, *sizes], (among[0], among[1]))
+    limit, among = found
+    with spent.stage("solver"):
+        choice = propose([limit, *sizes], among)
     return None if any(choice.widths == widths for widths, _ in latency.done) else choice
 
 

@@ -183,9 +183,8 @@ class _Model:
             not isinstance(h, Present) and len(self.options[group_of(g)]) > len(self.options[group_of(h)])
         ):
             g, h = h, g
-        assert not isinstance(
-            g, Present
-        )  # no convolution both reads and writes something that may go, but through a Bottleneck's channels
+        # no convolution both reads and writes something that may go, but through a Bottleneck's channels
+        assert not isinstance(g, Present)
         key = (g, h, cost.block)
         if key not in self._products:
             if not isinstance(h, Present) and group_of(g) == group_of(h):
