@@ -109,11 +109,11 @@ def one_pass(job, work):
     """
     runs, seconds, cap_s = job.need("runs", int), option(job, "seconds", 0), option(job, "cap_s", 86400)
     clock, starts, ends, marks = time.perf_counter, [], [], []
-    for _ in range(option(job, "lead_runs", 0)):
-        work(clock)
     gc.collect()
     gc.disable()
     try:
+        for _ in range(option(job, "lead_runs", 0)):  # after the collection, which empties caches
+            work(clock)
         begin = clock()
         while True:
             start = clock()

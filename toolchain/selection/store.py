@@ -15,7 +15,7 @@ from toolchain.resources import cache_dir
 from toolchain.selection.shapes import engine_convs
 from toolchain.stage import write_json
 
-VERSION = 3  # of how engines are resized and timed
+VERSION = 4  # of how engines are resized and timed
 DEVICE = ("arch", "cpu_model", "cpu_flags", "cores", "board")
 
 
