@@ -95,9 +95,7 @@ def main() -> None:
     priors = priors_of(timed, known)
     model = fit(network, known, priors)
     layers = timed.profiles([t.about["widths"] for t in known[:PROFILED]])
-    table = learn_table(
-        network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.block, exact_reads=model.cost.exact
-    )
+    table = learn_table(network, [t.about["widths"] for t in known[:PROFILED]], layers, model.cost.counting)
     measured = np.array([t.ratio for t in fresh])
     plans = [t.about["widths"] for t in fresh]
     whole = table.at({g: max(w) for g, w in options.items()})
@@ -105,7 +103,8 @@ def main() -> None:
         "model": asdict(latency.quality(told(model, plans), measured)),
         "table-sum": asdict(latency.quality(np.array([table.at(p) / whole for p in plans]), measured)),
         "timed-again": asdict(latency.quality(*(np.array([p[i].ratio for p in pairs]) for i in (0, 1)))) if args.twice else None,
-        "self-reported": asdict(model.held_out), "block": model.cost.block, "ridge": model.ridge, "prior": model.prior,
+        "self-reported": asdict(model.held_out), "counting": model.cost.counting._asdict(), "ridge": model.ridge,
+        "prior": model.prior,
         "fewer-samples": [
             {"samples": n, "prior": name, **asdict(latency.quality(told(fit(network, known[:n], given), plans), measured))}
             for n in (25, 50, len(known)) for name, given in ((latency.PLAIN, {}), ("the better of both", priors))

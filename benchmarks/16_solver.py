@@ -25,7 +25,7 @@ from toolchain.memory import peak_memory
 from toolchain.pruning.groups import Network
 from toolchain.pruning.prune import analyse
 from toolchain.selection import cost as costs
-from toolchain.selection.cost import Cost, Linear, Present
+from toolchain.selection.cost import Cost, Counting, Linear, Present
 from toolchain.selection.latency import plain_prior
 from toolchain.selection.shapes import removable_options
 from toolchain.selection.solver import Limit, solve
@@ -35,23 +35,25 @@ from toolchain.selection.value import Loss, fisher
 from toolchain.yolo.checkpoint import load_model
 
 GOAL_S, GOAL_GAP = {"n": 10.0, "x": 60.0}, 0.01
-LAWS = ((8, False), (16, False), (16, True))  # block of widths, and whether what is read counts as it is
-FIXED, BLOCK = 0.1, 0.003  # shares of the dense latency: of the engine itself, of each Bottleneck
+LAWS = (Counting(8), Counting(16), Counting(16, exact_reads=True), Counting(ragged=16))
+FIXED, BLOCK, LEFT = 0.1, 0.003, 0.003  # shares of the dense latency: of the engine, each Bottleneck, each output left over
 
 
-def law(network: Network, block: int, seed: int, *, exact_reads: bool) -> Cost:
+def law(network: Network, counting: Counting, seed: int) -> Cost:
     """A latency as the model of whole engines has it, 1 for the dense network."""
     rng, prior = np.random.default_rng(seed), plain_prior(network)
     full = {g.name: g.channels for g in network.free}
-    sizes = Cost(block).sizes(full)
+    sizes, sides = Cost(counting.block).sizes(full), costs.sides(network, exact_reads=counting.exact_reads)
     terms, products = [], []
-    for name, (reads, writes) in costs.sides(network, exact_reads=exact_reads).items():
+    for name, (reads, writes) in sides.items():
         a, b = reads.at(sizes), writes.at(sizes)
         by_reads, by_writes, by_both = np.array(prior[name]) * rng.lognormal(0, 0.5, 3)
         terms += [(by_reads / a, reads), (by_writes / b, writes)]
         products.append((by_both / a / b, reads, writes))
     terms += [(BLOCK * rng.lognormal(0, 0.5), Linear(0.0, {Present(r.hidden): 1.0})) for r in network.removals]
-    drawn = costs.total(block, 0.0, terms, products)
+    if counting.ragged:
+        terms += [(LEFT * rng.lognormal(0, 0.5), one) for one in costs.ragged(sides, counting.ragged).values()]
+    drawn = costs.total(counting.block, 0.0, terms, products)
     return costs.scaled(drawn, (1 - FIXED) / drawn.at(full), FIXED)
 
 
@@ -67,15 +69,15 @@ def one(size: str, shares: list[float], seed: int) -> list[dict[str, Any]]:
     network = analyse(load_model(Path(f"yolov8{size}.yaml")), 320)[1]
     options = removable_options(network, {g.name: allowed_widths(g, Ask()) for g in network.free})
     rows = []
-    for block, exact_reads in LAWS:
-        cost, loss = law(network, block, seed, exact_reads=exact_reads), losses(network, options, seed)
+    for counting in LAWS:
+        cost, loss = law(network, counting, seed), losses(network, options, seed)
         for share in shares:
             with peak_memory() as memory:
                 started, worked = time.monotonic(), time.process_time()
                 found = solve(useful(options, [cost]), loss, [Limit("latency", cost, share)], removals=network.removals)
                 wall_s, cpu_s = time.monotonic() - started, time.process_time() - worked
             rows.append({
-                "network": f"yolov8{size}", "block": block, "exact_reads": exact_reads, "budget": share,
+                "network": f"yolov8{size}", "channels": str(counting), "budget": share,
                 "latency": found.costs["latency"], "loss": found.loss, "gap": found.gap,
                 "wall_s": wall_s, "cpu_s": cpu_s, "before_mb": memory.before_mb, "peak_mb": memory.peak_mb,
                 "met": None if size not in GOAL_S else wall_s <= GOAL_S[size] and (found.gap or 0.0) <= GOAL_GAP,
@@ -99,7 +101,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows += json.loads(done.stdout.splitlines()[-1])
         for row in rows[-len(LAWS) * len(args.shares) :]:
-            print("{network} block {block}, exact reads {exact_reads}, budget {budget}: {wall_s:.1f} s "
+            print("{network}, channels: {channels}, budget {budget}: {wall_s:.1f} s "
                   "({cpu_s:.1f} s of work), gap {gap:.3%}, "
                   "{peak_mb:.0f} MB at most ({before_mb:.0f} MB before)".format(**row), flush=True)  # fmt: skip
     save("solver", {"rows": rows}, {"shares": args.shares, "seed": args.seed, "networks": "random weights, 320 px"})

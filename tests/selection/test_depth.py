@@ -13,7 +13,7 @@ from tests.pruning.cases import CHAIN, SEEDS, SHORT, deep, full, random_depth, w
 from toolchain.pruning.depth import Removal, check_depth
 from toolchain.pruning.groups import Network
 from toolchain.selection import latency
-from toolchain.selection.cost import Cost, Exact, Present, macs, sides, weights
+from toolchain.selection.cost import Cost, Counting, Exact, Present, Ragged, macs, sides, weights
 from toolchain.selection.missing import with_missing
 from toolchain.selection.propose import exact
 from toolchain.selection.sampling import GONE, near_plans, spread_plans
@@ -134,6 +134,12 @@ READS = Cost(
      ("a", Exact("k")): 0.02, ("k", Exact("u")): 0.03, (Present("v", Exact("u")), "o"): 0.04, ("u", "v"): 0.01},
 )  # fmt: skip
 
+LEFT = Cost(
+    1, 2.0,
+    {**COST.linear, Ragged("a", 1, 16): 4.0, Present("h", Ragged("a", 1, 16)): 3.0, Present("k", Ragged("o", 1, 16)): 2.0},
+    COST.pair,
+)  # fmt: skip
+
 
 def consistent(plan: dict[str, int]) -> bool:
     """By hand: the groups of n.0 are empty together and take n.1 along."""
@@ -142,7 +148,7 @@ def consistent(plan: dict[str, int]) -> bool:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.2, 0.45, 0.8])
-@pytest.mark.parametrize("cost", [COST, READS], ids=["blocks", "exact reads"])
+@pytest.mark.parametrize("cost", [COST, READS, LEFT], ids=["blocks", "exact reads", "something left over"])
 def test_as_good_as_the_best_of_all_plans_with_bottlenecks_gone(seed: int, share: float, cost: Cost) -> None:
     rng = np.random.default_rng(seed)
     loss = {g: dict(zip(ws, sorted(rng.random(len(ws)), reverse=True), strict=True)) for g, ws in SMALL.items()}
@@ -225,7 +231,7 @@ def test_a_table_learns_nothing_from_layers_that_are_gone() -> None:
                 times[name] = 0.05 + per_layer[name] * inputs * outputs
         return times
 
-    table = learn_table(NETWORK, plans, [profile(plan) for plan in plans], 1)
+    table = learn_table(NETWORK, plans, [profile(plan) for plan in plans], Counting())
     fresh = spread_plans(OPTIONS, 20, seed=4, removals=NETWORK.removals)
     found, true = np.array([table.at(plan) for plan in fresh]), np.array([sum(profile(plan).values()) for plan in fresh])
     np.testing.assert_allclose(found, true, rtol=1e-6)

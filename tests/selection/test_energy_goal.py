@@ -16,7 +16,7 @@ from toolchain.errors import BudgetError, MeasurementError
 from toolchain.measurement.energy_result import EnergyResult, not_measured
 from toolchain.pruning.groups import Widths
 from toolchain.selection import energy
-from toolchain.selection.cost import macs
+from toolchain.selection.cost import Counting, macs
 from toolchain.selection.energy import EnergyGoal
 from toolchain.selection.goals import TOLERANCE, LatencyGoal
 from toolchain.selection.learnt import study
@@ -24,7 +24,7 @@ from toolchain.selection.propose import exact
 from toolchain.selection.sampling import spread_plans
 from toolchain.selection.search import Found, search
 
-LATENCY, WORK = law(8), macs(NETWORK)
+LATENCY, WORK = law(Counting(8)), macs(NETWORK)
 LEAST = {group: min(widths) for group, widths in OPTIONS.items()}
 
 
@@ -51,7 +51,7 @@ class Meter:
 
 def run(meter: Meter, energy_share: float, latency_share: float | None = None) -> tuple[Found, EnergyGoal]:
     learnt = study(Device(), OPTIONS, 40, 0)  # type: ignore[arg-type]
-    latency = LatencyGoal(learnt, latency_share, LEAST)
+    latency = LatencyGoal(learnt, latency_share, lambda _: LEAST)
     goal = EnergyGoal(meter, latency, spread_plans(OPTIONS, 12, 5))  # type: ignore[arg-type]
     assert goal.dense_mj == 20.0
     goal.share = energy_share

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.selection.test_latency import DENSE, NETWORK, OPTIONS, law
-from tests.selection.test_solver import COST, SIZE, losses
+from tests.selection.test_solver import COST, LEFT, SIZE, losses
 from tests.selection.test_solver import OPTIONS as FOUR
 from tests.selection.test_value import FISHER
 from toolchain.device.sweep import Timing
 from toolchain.selection import front as fronts
-from toolchain.selection.cost import Cost
+from toolchain.selection.cost import Cost, Counting, Ragged
 from toolchain.selection.explain import explain, layers, savings
 from toolchain.selection.front import best, front
 from toolchain.selection.solver import Limit, solve
-from toolchain.selection.staircase import near, stairs, useful
+from toolchain.selection.staircase import NOTHING, near, stairs, useful
 
-LAW = law(8)
+LAW = law(Counting(8))
 SHARE = 0.5
 
 
@@ -37,20 +38,23 @@ def test_only_the_widest_of_a_step_is_worth_choosing() -> None:
         assert worth[group] == sorted({max(w for w in widths if LAW.size(group, w) == LAW.size(group, v)) for v in widths})
 
 
-def test_a_dropped_width_is_no_faster_whatever_the_other_groups_have() -> None:
-    worth, rng = useful(OPTIONS, [LAW]), np.random.default_rng(0)
+@pytest.mark.parametrize("cost", [LAW, law(Counting(ragged=16))], ids=["blocks", "something left over"])
+def test_a_dropped_width_is_no_faster_whatever_the_other_groups_have(cost: Cost) -> None:
+    worth, rng = useful(OPTIONS, [cost]), np.random.default_rng(0)
+    assert worth != OPTIONS
     for _ in range(20):
         rest = {g: int(rng.choice(widths)) for g, widths in OPTIONS.items()}
         for group, widths in OPTIONS.items():
             for width in set(widths) - set(worth[group]):
                 wider = min(w for w in worth[group] if w > width)
-                assert LAW.at({**rest, group: wider}) == pytest.approx(LAW.at({**rest, group: width}), abs=1e-9)
+                assert cost.at({**rest, group: wider}) <= cost.at({**rest, group: width}) + NOTHING
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_dropping_widths_loses_no_plan(seed: int) -> None:
-    limits = [Limit("latency", COST, 0.6 * COST.at({g: max(w) for g, w in FOUR.items()}))]
-    whole, worth = (solve(given, losses(seed), limits, gap=0.0).loss for given in (FOUR, useful(FOUR, [COST])))
+@pytest.mark.parametrize("cost", [COST, LEFT], ids=["blocks", "something left over"])
+def test_dropping_widths_loses_no_plan(seed: int, cost: Cost) -> None:
+    limits = [Limit("latency", cost, 0.6 * cost.at({g: max(w) for g, w in FOUR.items()}))]
+    whole, worth = (solve(given, losses(seed), limits, gap=0.0).loss for given in (FOUR, useful(FOUR, [cost])))
     assert worth == pytest.approx(whole, abs=1e-5)
 
 
@@ -104,7 +108,22 @@ def test_the_words_name_what_holds_a_group() -> None:
     kind, why = one(group, [0, 16, 32], 0, {0: 2.0, 16: 1.0, 32: 0.0})
     assert kind == "removed"
     assert why == "its Bottleneck is taken out"
-    assert one(group, [9, 12, 16, 32], 16, {9: 5.0, 12: 3.0, 16: 1.0, 32: 0.0})[1].endswith("9 and 12 would take as long")
+    assert one(group, [9, 12, 16, 32], 16, {9: 5.0, 12: 3.0, 16: 1.0, 32: 0.0})[1].endswith("9 and 12 would not be faster")
+
+
+def test_a_narrower_width_that_is_slower_is_no_step() -> None:
+    group = max(OPTIONS, key=lambda g: len(OPTIONS[g]))
+    even, widths = replace(LAW, block=1), [16, 24, 32, 40, 48]
+    step, widest = (
+        even.at({**rest, group: 32}) - even.at({**rest, group: 24})
+        for rest in (chosen(), {g: max(w) for g, w in OPTIONS.items()})
+    )
+    cost = replace(even, linear={**even.linear, Ragged(group, 1, 16): (step + widest) / 2})
+    assert useful({**OPTIONS, group: widths}, [cost])[group] == widths  # beside the widest others 24 is faster than 32
+    assert cost.at({**chosen(), group: 24}) > cost.at({**chosen(), group: 32})  # beside those chosen it is not
+    kind, why = one(group, widths, 32, {16: 3.0, 24: 2.0, 32: 1.0, 40: 0.5, 48: 0.0}, cost)
+    assert kind in {"balanced", "sensitive"}
+    assert "16 would lose 2 more for" in why
 
 
 def test_a_group_that_costs_no_time_is_free() -> None:

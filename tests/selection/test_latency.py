@@ -12,7 +12,7 @@ from toolchain.errors import MeasurementError
 from toolchain.pruning.groups import Network
 from toolchain.selection import cost as costs
 from toolchain.selection import latency
-from toolchain.selection.cost import Cost, macs
+from toolchain.selection.cost import Cost, Counting, macs
 from toolchain.selection.latency import Array
 from toolchain.selection.sampling import near_plans, spread_plans
 from toolchain.selection.shapes import engine_convs
@@ -23,16 +23,20 @@ OPTIONS = {g.name: list(range(4, g.channels + 1, 4)) or [g.channels] for g in NE
 DENSE = {g.name: g.channels for g in NETWORK.free}
 
 
-def law(block: int, *, exact_reads: bool = False) -> Cost:
-    """0.2 constant, 0.8 by multiply-adds of padded widths."""
-    sides, convs = costs.sides(NETWORK, exact_reads=exact_reads), engine_convs(NETWORK)
-    work = costs.total(block, 0.0, [], [(float(convs[name].macs_per_pair), *both) for name, both in sides.items()])
-    return costs.scaled(work, 0.8 / work.at(DENSE), 0.2)
+def law(counting: Counting) -> Cost:
+    """0.2 constant, 0.8 by multiply-adds of padded widths; and what is left over of blocks, if that counts, 0.01 each."""
+    sides, convs = costs.sides(NETWORK, exact_reads=counting.exact_reads), engine_convs(NETWORK)
+    left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
+    work = [(float(convs[name].macs_per_pair), *both) for name, both in sides.items()]
+    whole = costs.total(counting.block, 0.0, [], work).at(DENSE)
+    return costs.scaled(
+        costs.total(counting.block, 0.0, [(0.0125 * whole, one) for one in left.values()], work), 0.8 / whole, 0.2
+    )
 
 
-@pytest.mark.parametrize(("block", "exact_reads"), [(4, False), (8, False), (16, True)])
-def test_a_known_law_is_learnt(block: int, exact_reads: bool) -> None:
-    truth, rng = law(block, exact_reads=exact_reads), np.random.default_rng(0)
+@pytest.mark.parametrize("counting", [Counting(4), Counting(8), Counting(16, True), Counting(ragged=16), Counting(16, True, 16)])
+def test_a_known_law_is_learnt(counting: Counting) -> None:
+    truth, rng = law(counting), np.random.default_rng(0)
     plans = spread_plans(OPTIONS, 80, seed=1)
     noisy = [truth.at(plan) * (1 + 0.005 * rng.standard_normal()) for plan in plans]
     model = latency.fit(NETWORK, plans, noisy)
@@ -40,7 +44,8 @@ def test_a_known_law_is_learnt(block: int, exact_reads: bool) -> None:
     seen = latency.quality(np.array([model.cost.at(p) for p in fresh]), np.array([truth.at(p) for p in fresh]))
     assert seen.mape < 0.02
     assert seen.kendall_tau > 0.95
-    assert (model.cost.size("any", 4), model.cost.exact) == (block, exact_reads)  # widths are multiples of 4, so 1 and 4 are one
+    found = model.cost.counting
+    assert found._replace(block=model.cost.size("any", 4) if counting.block > 1 else 1) == counting  # 1 and 4 are one here
     assert abs(model.held_out.mape - seen.mape) < 0.02  # what the model says of itself is about right
     assert all(k >= 0 for k in (*model.cost.linear.values(), *model.cost.pair.values()))
 
@@ -65,7 +70,7 @@ def test_profiles_help_where_timings_are_few_and_harm_little_where_they_are_wron
         return np.array([0.2 + 0.8 * sum(profile(shares, plan).values()) for plan in plans])
 
     plans, fresh = spread_plans(OPTIONS, 25, seed=4), spread_plans(OPTIONS, 40, seed=5)
-    right, wrong = (profile_prior(NETWORK, plans[:12], [profile(of, p) for p in plans[:12]], 1) for of in (shares, others))
+    right, wrong = (profile_prior(NETWORK, plans[:12], [profile(of, p) for p in plans[:12]]) for of in (shares, others))
     assert sum(map(sum, right.values())) == pytest.approx(1)
 
     def off(priors: dict[str, latency.Prior]) -> tuple[str, float]:

@@ -14,6 +14,7 @@ from tests.selection.test_value import FISHER
 from toolchain.device.settings import On
 from toolchain.device.sweep import Timing
 from toolchain.errors import BudgetError, MeasurementError
+from toolchain.selection.cost import Counting
 from toolchain.selection.goals import TOLERANCE, LatencyGoal
 from toolchain.selection.learnt import study
 from toolchain.selection.propose import exact
@@ -25,7 +26,7 @@ class Device:
     """Answers as `Timed` does, from a law, with noise and a bend that the model cannot express."""
 
     def __init__(self, bend: float = 0.0, noise: float = 0.002, steady: bool = True) -> None:
-        self.network, self.truth, self.bend, self.noise, self.steady = NETWORK, law(8), bend, noise, steady
+        self.network, self.truth, self.bend, self.noise, self.steady = NETWORK, law(Counting(8)), bend, noise, steady
         self.rng, self.timed = np.random.default_rng(0), 0
         self.on = On(runtime="ncnn")  # which tells no times of layers
 
@@ -42,7 +43,7 @@ class Device:
 def run(device: Device, share: float, **more: Any) -> Any:
     learnt = study(device, OPTIONS, 40, 0)  # type: ignore[arg-type]
     least = {group: min(widths) for group, widths in OPTIONS.items()}
-    return search(LatencyGoal(learnt, share, least), exact(OPTIONS, FISHER, 0), **more)
+    return search(LatencyGoal(learnt, share, lambda _: least), exact(OPTIONS, FISHER, 0), **more)
 
 
 @pytest.mark.parametrize("share", [0.7, 0.5, 0.35])
@@ -112,6 +113,15 @@ class Hasty(Device):
     def times(self, plans: Sequence[Mapping[str, int]]) -> list[Timing]:
         found = super().times(plans)
         return [replace(one, ratio=one.ratio * self.factor) for one in found] if len(plans) == 1 else found
+
+
+@pytest.mark.parametrize("factor", [0.93, 1.07])
+def test_a_plan_near_the_budget_is_grown_or_narrowed(factor: float) -> None:
+    device = Hasty()
+    device.factor = factor
+    first, second = run(device, 0.5).rounds
+    assert all((second.widths[g] - first.widths[g]) * (1 - factor) >= 0 for g in OPTIONS)
+    assert abs(second.measured / 0.5 - 1) <= TOLERANCE
 
 
 def test_after_the_last_round_the_largest_engine_below_the_budget_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

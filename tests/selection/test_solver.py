@@ -10,7 +10,7 @@ import pytest
 
 from tests.pruning.cases import subject
 from toolchain.errors import BudgetError
-from toolchain.selection.cost import Cost, Exact, macs
+from toolchain.selection.cost import Cost, Exact, Ragged, macs
 from toolchain.selection.elimination import Sums
 from toolchain.selection.relaxation import relax
 from toolchain.selection.solver import Limit, solve
@@ -20,6 +20,9 @@ COST = Cost(16, 3.0, {"a": 0.5, "c": 0.1}, {("a", "b"): 0.01, ("b", "b"): 0.02, 
 READS = Cost(
     16, 3.0, {"a": 0.5, Exact("c"): 0.1},
     {(Exact("a"), "b"): 0.01, ("b", Exact("b")): 0.02, (Exact("c"), "d"): 0.03, ("a", Exact("c")): 0.004},
+)  # fmt: skip
+LEFT = Cost(
+    1, 3.0, {**COST.linear, Ragged("a", 1, 16): 9.0, Ragged("b", 1, 16): 6.0, Ragged("d", 1, 16): 2.0}, COST.pair
 )  # fmt: skip
 SIZE = Cost(1, 0.0, {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0})
 
@@ -37,7 +40,7 @@ def brute(loss: Mapping[str, Mapping[int, float]], limits: list[Limit]) -> float
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
-@pytest.mark.parametrize("cost", [COST, READS], ids=["blocks", "exact reads"])
+@pytest.mark.parametrize("cost", [COST, READS, LEFT], ids=["blocks", "exact reads", "something left over"])
 def test_as_good_as_the_best_of_all_plans(seed: int, share: float, cost: Cost) -> None:
     most = share * cost.at({g: max(w) for g, w in OPTIONS.items()})
     limits = [Limit("latency", cost, most), Limit("size", SIZE, 250.0)]
@@ -52,6 +55,20 @@ def test_a_block_makes_the_staircase() -> None:
     at = [Cost(16, 0.0, {"a": 1.0}).at({"a": width}) for width in (1, 8, 16, 17, 24, 32)]
     assert at == [16, 16, 16, 32, 32, 32]
     assert [Cost(16, 0.0, {Exact("a"): 1.0}).at({"a": width}) for width in (1, 8, 17)] == [1, 8, 17]
+
+
+def test_what_is_left_over_of_a_block_can_make_the_narrower_slower() -> None:
+    cost, loss = Cost(1, 2.0, {"a": 1.0, Ragged("a", 1, 16): 20.0}), {"a": {8: 0.9, 16: 0.5, 24: 0.1}}
+    assert [cost.at({"a": width}) for width in (8, 16, 24)] == [30, 18, 46]
+    assert solve({"a": [8, 16, 24]}, loss, [Limit("latency", cost, 20.0)]).widths == {"a": 16}
+    with pytest.raises(BudgetError, match="the least that can be reached is 18 "):
+        solve({"a": [8, 16, 24]}, loss, [Limit("latency", cost, 17.0)])
+
+
+def test_budgets_that_contradict_each_other_are_refused() -> None:
+    slow, large = Cost(1, 0.0, {Ragged("a", 1, 16): 1.0}, {}), Cost(1, 0.0, {"a": 1.0})
+    with pytest.raises(BudgetError, match="cannot be reached together"):
+        solve({"a": [8, 16]}, {"a": {8: 0.9, 16: 0.5}}, [Limit("latency", slow, 0.5), Limit("size", large, 9.0)])
 
 
 def test_an_unreachable_budget_names_the_least_there_is() -> None:

@@ -36,13 +36,14 @@ class Quality(_Part):
 
 
 class Model(_Part):
-    """The latency model. `block`: widths count rounded up to it, `exact_reads`: but not those that are read; `prior`: what it was
-    drawn to.
+    """The latency model. `block`: widths count rounded up to it, `exact_reads`: but not those that are read, `ragged`: outputs
+    left over of such a block cost something; `prior`: what it was drawn to.
     """
 
     held_out: Quality | None = None
     block: int = 1
     exact_reads: bool = False
+    ragged: int = 0
     ridge: float | None = None
     prior: str | None = None
 
@@ -86,6 +87,7 @@ class Staircase(_Part):
 
     block: int = 1
     exact_reads: bool = False
+    ragged: int = 0
     widths: int = 0
     dropped: dict[str, list[int]] = {}
     stairs: list[Stairs] = []

@@ -165,7 +165,8 @@ def agreement(value: Agreement) -> str:
 
 
 def _blocks(model: Model) -> str:
-    return f"{model.block}, outputs alone" if model.exact_reads else f"{model.block}"
+    counted = f"{model.block}, outputs alone" if model.exact_reads else f"{model.block}"
+    return f"{counted}; what is left over of {model.ragged} outputs takes longer" if model.ragged else counted
 
 
 def evidence(found: Selection) -> list[tuple[str, list[tuple[str, str]]]]:

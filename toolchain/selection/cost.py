@@ -6,8 +6,9 @@ the sum of its sources. All three are at most products of two groups' widths, so
     constant + Σ_g linear[g] · p(w_g) + Σ_{g ≤ h} pair[g, h] · p(w_g) · p(w_h)
 
 with p(w) the width rounded up to the runtime's block: the staircase of its kernels. Where only what a convolution writes is
-worked on in blocks, what it reads counts as it is (`Exact`). What is there only while a Bottleneck is (`Present`) stands in the
-sums like a width.
+worked on in blocks, what it reads counts as it is (`Exact`); where what is left over of a block is worked on more slowly than a
+whole block, that there is something left over stands in the sums like a width (`Ragged`), and so does what is there only while a
+Bottleneck is (`Present`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ class Exact(NamedTuple):
     of: str
 
 
-Width = str | Exact  # of a group: rounded up to the block, or as it is
+class Ragged(NamedTuple):
+    """1 where `times` · w_of is no multiple of `block`, else 0."""
+
+    of: str
+    times: int
+    block: int
+
+    def at(self, width: float) -> int:
+        """Where its group has that width."""
+        return int(width * self.times % self.block != 0)
+
+
+Width = str | Exact | Ragged  # of a group: rounded up to the block, as it is, or whether something is left over
 
 
 class Present(NamedTuple):
@@ -48,9 +61,29 @@ def group_of(width: Width) -> str:
 
 def value(term: Term, sizes: Sizes) -> float:
     """Of a term, in a plan."""
+    if isinstance(term, Ragged):
+        return float(term.at(sizes[Exact(term.of)]))
     if not isinstance(term, Present):
         return sizes[term]
-    return 0.0 if not sizes[term.by] else 1.0 if term.of is None else sizes[term.of]
+    return 0.0 if not sizes[term.by] else 1.0 if term.of is None else value(term.of, sizes)
+
+
+class Counting(NamedTuple):
+    """How channels count.
+
+    Attributes:
+        block: they are rounded up to it.
+        exact_reads: but not those that are read.
+        ragged: outputs left over of such a block cost something; 0: they do not.
+    """
+
+    block: int = 1
+    exact_reads: bool = False
+    ragged: int = 0
+
+    def __str__(self) -> str:
+        counted = f"{'outputs' if self.exact_reads else 'widths'} in blocks of {self.block}" if self.block > 1 else "as they are"
+        return f"{counted}, more for outputs left over of {self.ragged}" if self.ragged else counted
 
 
 @dataclass(frozen=True)
@@ -79,13 +112,20 @@ class Cost:
     pair: Mapping[Pair, float] = field(default_factory=dict)
 
     @property
-    def exact(self) -> bool:
-        """Whether some widths count as they are."""
+    def counting(self) -> Counting:
+        """How channels count in it."""
+        widths = self._widths()
+        left = next((term.block for term in widths if isinstance(term, Ragged)), 0)
+        return Counting(self.block, any(isinstance(term, Exact) for term in widths), left)
+
+    def _widths(self) -> list[Width | None]:
         terms = [*self.linear, *(term for pair in self.pair for term in pair)]
-        return any(isinstance(term.of if isinstance(term, Present) else term, Exact) for term in terms)
+        return [term.of if isinstance(term, Present) else term for term in terms]
 
     def size(self, term: Width, width: int) -> int:
         """Of a term where its group has that width."""
+        if isinstance(term, Ragged):
+            return term.at(width)
         return -(-width // self.block) * self.block if isinstance(term, str) else width
 
     def sizes(self, widths: Mapping[str, int]) -> Sizes:
@@ -126,6 +166,19 @@ def sides(network: Network, *, exact_reads: bool = False) -> dict[str, tuple[Lin
         n: (side(c.inputs, c.reads, c, c.skips, exact=exact_reads), side(c.outputs, c.writes, c, (), exact=False))
         for n, c in engine_convs(network).items()
     }
+
+
+def ragged(sides: Mapping[str, tuple[Linear, Linear]], block: int) -> dict[str, Linear]:
+    """Convolution -> 1 where what it writes is no multiple of `block`, else 0; those that can tell by one group's width."""
+    found: dict[str, Linear] = {}
+    for name, (_, writes) in sides.items():
+        if len(writes.factors) == 1 and writes.constant % block == 0:
+            ((term, k),) = writes.factors.items()
+            width = term.of if isinstance(term, Present) else term
+            if isinstance(width, str) and k % block:
+                left = Ragged(width, int(k), block)
+                found[name] = Linear(0.0, {Present(term.by, left) if isinstance(term, Present) else left: 1.0})
+    return found
 
 
 def total(block: int, constant: float, terms: list[tuple[float, Linear]], products: list[tuple[float, Linear, Linear]]) -> Cost:

@@ -174,6 +174,15 @@ class Sums:
         return scope, total
 
 
+def cheapest(options: Options, costs: Sequence[tuple[Cost, float]], removals: Sequence[Removal]) -> Widths:
+    """The plan of least cost, whatever it loses; of several costs, of the least sum as shares of their limits.
+
+    That is not always the narrowest: what is left over of a block may take longer than a whole one.
+    """
+    same = {group: dict.fromkeys(widths, 1.0) for group, widths in options.items()}
+    return Sums.of(options, same, costs, removals).minimum(np.ones(len(costs)))[1]
+
+
 def _order(sizes: Mapping[str, int], scopes: Iterable[Scope]) -> list[str]:
     """Groups as they are eliminated: always the one whose table is smallest."""
     near: dict[str, set[str]] = {group: set() for group in sizes}

@@ -134,13 +134,12 @@ def neighbours(worth: Options, loss: Loss, cost: Cost, plan: Mapping[str, int], 
         other = moved(plan, group, width, removals)
         return Step(width, total(loss, other) - lost, chosen - cost.at(other))
 
-    return {
-        g: (
-            step(g, max((w for w in worth[g] if w < kept), default=None)),
-            step(g, min((w for w in worth[g] if w > kept), default=None)),
-        )
-        for g, kept in plan.items()
-    }
+    def narrower(group: str) -> Step | None:
+        """The next that is faster beside these others: a narrower one is not where it leaves something over of a block."""
+        steps = (step(group, w) for w in reversed(worth[group]) if w < plan[group])
+        return next((one for one in steps if one and one.saved > NOTHING), None)
+
+    return {g: (narrower(g), step(g, min((w for w in worth[g] if w > kept), default=None))) for g, kept in plan.items()}
 
 
 def rate(steps: Steps) -> float | None:
@@ -167,7 +166,7 @@ def words(
         said.append(f"{wider.width} would win back {number(-wider.loss)} for {_ms(-wider.saved, dense_ms)}")
     idle = [w for w in widths if w not in worth and (narrower.width if narrower else 0) < w < kept]
     if idle:
-        said.append(f"{' and '.join(map(str, idle[-2:]))} would take as long")
+        said.append(f"{' and '.join(map(str, idle[-2:]))} would not be faster")
     return "; ".join(said)
 
 
@@ -184,7 +183,7 @@ def _kind(kept: int, widths: Sequence[int], worth: Sequence[int], narrower: Step
     if len(worth) == 1:
         return "free"
     if narrower is None:
-        return "floor"
+        return "floor" if kept == min(worth) else "free"
     return "sensitive" if (_times(narrower, going) or 0.0) >= SENSITIVE else "balanced"
 
 

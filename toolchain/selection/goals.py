@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from toolchain.errors import BudgetError, MeasurementError
 from toolchain.pruning.groups import Widths
@@ -16,7 +16,10 @@ from toolchain.selection.solver import Choice, Limit
 
 TOLERANCE = 0.02
 AIM = 0.995  # of the budget: a plan a little below it is as good as one a little above, and never over
+NEARBY = 0.1  # of the budget: a plan that misses it by less is grown or narrowed, not chosen anew
 NEAR = 3  # how often a plan near the budget counts beside one of the spread
+
+Least = Callable[[Cost], Widths]
 
 
 class Goal(ABC):
@@ -24,13 +27,14 @@ class Goal(ABC):
 
     Attributes:
         share: most of it, of the dense engine's; None: not limited, only told.
+        least: a law -> the plan that takes least by it.
         tolerance: how far off the share still counts as met.
         done: plans tried and what they measured.
     """
 
     name: str
 
-    def __init__(self, share: float | None, cost: Cost, least: Widths) -> None:
+    def __init__(self, share: float | None, cost: Cost, least: Least) -> None:
         self.share, self.cost, self.least, self.tolerance = share, cost, least, TOLERANCE
         self.done: list[tuple[Widths, float]] = []
         self._correction = 1.0
@@ -69,8 +73,9 @@ class Goal(ABC):
         if self.share is None:
             return []
         most = self.share * AIM / self._correction
-        if (lowest := self.cost.at(self.least)) > most:
-            measured = self.measure(self.least)[0]
+        least = self.least(self.cost)
+        if (lowest := self.cost.at(least)) > most:
+            measured = self.measure(least)[0]
             if measured > self.share:
                 raise BudgetError(
                     f"the {self.name} budget cannot be reached by narrower layers", got=f"{self.share:.3f} of the dense engine's",
@@ -79,21 +84,27 @@ class Goal(ABC):
             most = lowest * self.share / measured
         return [Limit(self.name, self.cost, most)]
 
-    def between(self) -> tuple[Limit, Among] | None:
+    def around(self) -> tuple[Limit, Among] | None:
         """The plans measured next below and next above the budget, and the limit that a plan between them is to have.
 
-        What the law has wrong of two plans it has wrong of those between them, by a share of each: so the limit is interpolated.
-        None before there are two, and where the law has them in another order.
+        What the law has wrong of a plan it has wrong of those that differ little from it: between two plans by a share of each,
+        so the limit is interpolated. Before there are two, the one bounds the next on its side where it is near the budget.
+        None before that, and where the law has the two in another order.
         """
         if self.share is None:
             return None
         aim = self.share * AIM
         below = max((one for one in self.done if one[1] <= aim), key=lambda one: one[1], default=None)
         above = min((one for one in self.done if one[1] > aim), key=lambda one: one[1], default=None)
-        if below is None or above is None or (low := self.cost.at(below[0])) >= (high := self.cost.at(above[0])):
+        if below is not None and above is not None:
+            low, high = self.cost.at(below[0]), self.cost.at(above[0])
+            most = low + (aim - below[1]) / (above[1] - below[1]) * (high - low)
+            return (Limit(self.name, self.cost, most), (below[0], above[0])) if low < high else None
+        only = below or above
+        if only is None or abs(only[1] / aim - 1) > NEARBY:
             return None
-        most = low + (aim - below[1]) / (above[1] - below[1]) * (high - low)
-        return Limit(self.name, self.cost, most), (below[0], above[0])
+        most = self.cost.at(only[0]) * aim / only[1]
+        return Limit(self.name, self.cost, most), (below and below[0], above and above[0])
 
     def within(self, ratio: float) -> bool:
         """Whether it is not above the budget."""
@@ -117,7 +128,7 @@ class LatencyGoal(Goal):
 
     name = "latency"
 
-    def __init__(self, learnt: Learnt, share: float | None, least: Widths) -> None:
+    def __init__(self, learnt: Learnt, share: float | None, least: Least) -> None:
         super().__init__(share, learnt.cost, least)
         self.learnt, self.model = learnt, learnt.model
 

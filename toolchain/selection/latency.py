@@ -1,17 +1,18 @@
 """A model of one device's latency, learnt from whole engines.
 
-Every convolution costs α·reads + β·writes + γ·reads·writes, in channels rounded up to the runtime's block (what it reads counts
-as it is where that predicts better: packed INT8 kernels compute blocks of outputs over any number of inputs); its activation and
-its share of concats, splits and copies are in α and β, since whole engines are timed. A Bottleneck that is there costs a fixed
-part beside. No coefficient is negative. Each of these four kinds has a level in common, times what a prior says of every
-convolution, and ridge keeps what a single one takes beyond that small (AOWS, arXiv 2005.10481, learns a table from whole networks
-in the same way). The block is the one that predicts best on plans left out of the fit.
+Every convolution costs α·reads + β·writes + γ·reads·writes; its activation and its share of concats, splits and copies are in α
+and β, since whole engines are timed. A Bottleneck that is there costs a fixed part beside. How channels count (`Counting`) is
+what predicts best on plans left out of the fit: rounded up to the runtime's block; the outputs alone, since packed INT8 kernels
+compute blocks of outputs over any number of inputs; or as they are, and δ where outputs are left over of a block, which some
+kernels work on so slowly that 24 channels take longer than 32. No coefficient is negative. Each kind of cost has a level in
+common, times what a prior says of every convolution, and ridge keeps what a single one takes beyond that small (AOWS, arXiv
+2005.10481, learns a table from whole networks in the same way).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -20,19 +21,27 @@ from numpy.typing import NDArray
 from toolchain.errors import MeasurementError
 from toolchain.pruning.groups import Network
 from toolchain.selection import cost as costs
-from toolchain.selection.cost import Cost, Linear, Present, value
+from toolchain.selection.cost import Cost, Counting, Linear, Present
 from toolchain.selection.shapes import engine_convs
 
 Array = NDArray[np.float64]
 Prior = Mapping[str, tuple[float, float, float]]  # convolution -> shares of the dense latency: reads, writes, product
-ROUNDINGS = ((1, False), *product((4, 8, 16, 32), (False, True)))  # block, and whether reads count as they are
+BLOCKS = (4, 8, 16, 32)
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 LEVEL_RIDGE = 0.1  # draws the levels of the four kinds together
+WORTH = 0.05  # of the error: what terms for something left over must bring at least
+RAGGED_SHARE = 0.05  # of the dense latency, were something left over everywhere; by the pixels of what is written
 BLOCK_SHARE = 0.03  # of the dense latency the prior gives to Bottlenecks being there, all together
 FOLDS = 5
 LEAST_PLANS = 20
 PLAIN = "multiply-adds"
 ARITHMETIC = 0.7  # share of the dense latency the plain prior gives to multiply-adds; the rest goes to moving channels
+
+
+COUNTINGS = (
+    Counting(), *(Counting(block, exact) for block in BLOCKS for exact in (False, True)),
+    *(Counting(ragged=block) for block in BLOCKS), *(Counting(block, True, block) for block in BLOCKS),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,46 +79,53 @@ class LatencyModel:
 @dataclass(frozen=True)
 class _Terms:
     """A network as columns, each divided by its value in the dense network: of every convolution its reads, its writes and their
-    product; of every Bottleneck that may go, that it is there.
+    product; of every Bottleneck that may go, that it is there; and of those that may, that some outputs are left over of a block.
     """
 
     names: list[str]
     sides: Mapping[str, tuple[Linear, Linear]]
-    blocks: list[Present]
+    others: list[Linear]
+    shares_of_others: list[Array]
     dense: Array
     block: int
 
     @staticmethod
-    def of(network: Network, block: int, exact_reads: bool) -> _Terms:
-        sides = costs.sides(network, exact_reads=exact_reads)
+    def of(network: Network, counting: Counting) -> _Terms:
+        sides = costs.sides(network, exact_reads=counting.exact_reads)
         sides = {n: s for n, s in sides.items() if s[0].factors or s[1].factors}
-        blocks = [Present(removal.hidden) for removal in network.removals]
-        bare = _Terms(list(sides), sides, blocks, np.ones(3 * len(sides) + len(blocks)), block)
+        there = [Linear(0.0, {Present(removal.hidden): 1.0}) for removal in network.removals]
+        left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
+        pixels = np.array([engine_convs(network)[name].pixels for name in left], dtype=np.float64)
+        shares = [np.full(len(there), BLOCK_SHARE / max(len(there), 1)), RAGGED_SHARE * pixels / max(pixels.sum(), 1.0)]
+        others = [*there, *left.values()]
+        known = [share for share in shares if len(share)]
+        bare = _Terms(list(sides), sides, others, known, np.ones(3 * len(sides) + len(others)), counting.block)
         full = bare.row({g.name: g.channels for g in network.free})
-        return _Terms(bare.names, sides, blocks, np.where(full > 0, full, 1.0), block)
+        return replace(bare, dense=np.where(full > 0, full, 1.0))
 
     def row(self, widths: Mapping[str, int]) -> Array:
-        """(3 · convolutions + blocks,) columns of one plan."""
+        """(3 · convolutions + others,) columns of one plan."""
         sizes = Cost(self.block).sizes(widths)
         both = np.array([[one.at(sizes) for one in self.sides[n]] for n in self.names])
-        there = np.array([value(block, sizes) for block in self.blocks])
-        return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1], there]) / self.dense
+        others = np.array([one.at(sizes) for one in self.others])
+        return np.concatenate([both[:, 0], both[:, 1], both[:, 0] * both[:, 1], others]) / self.dense
 
     def kinds(self, prior: Prior) -> Array:
-        """(columns, 4) the prior's weights of all reads, writes, products and Bottlenecks; of those it knows nothing."""
-        n, found = len(self.names), np.zeros((len(self.dense), 4))
-        for kind in range(3):
-            found[kind * n : (kind + 1) * n, kind] = [prior[name][kind] for name in self.names]
-        found[3 * n :, 3] = BLOCK_SHARE / max(len(self.blocks), 1)
+        """(columns, kinds) what the prior gives to all reads, writes, products; and the others, of which it knows nothing."""
+        columns = [*(np.array([prior[name][kind] for name in self.names]) for kind in range(3)), *self.shares_of_others]
+        found, at = np.zeros((len(self.dense), len(columns))), 0
+        for kind, column in enumerate(columns):
+            found[at : at + len(column), kind] = column
+            at += len(column)
         return found
 
     def cost(self, constant: float, weights: Array) -> Cost:
         """The solver's form."""
-        reads, writes, products, there = np.split(weights / self.dense, np.arange(1, 4) * len(self.names))
+        reads, writes, products, others = np.split(weights / self.dense, np.arange(1, 4) * len(self.names))
         sides = [self.sides[name] for name in self.names]
         terms = [(float(k), side[0]) for k, side in zip(reads, sides, strict=True)]
         terms += [(float(k), side[1]) for k, side in zip(writes, sides, strict=True)]
-        terms += [(float(k), Linear(0.0, {block: 1.0})) for k, block in zip(there, self.blocks, strict=True)]
+        terms += [(float(k), one) for k, one in zip(others, self.others, strict=True)]
         both = [(float(k), *side) for k, side in zip(products, sides, strict=True)]
         return costs.total(self.block, constant, terms, both)
 
@@ -142,12 +158,12 @@ def fit(
     measured = np.asarray(ratios, dtype=np.float64)
     known: dict[str, Prior] = {PLAIN: plain_prior(network), **(priors or {})}
     best: tuple[float, _Terms, Array, float, str] | None = None
-    for block, exact_reads in ROUNDINGS:
-        terms = _Terms.of(network, block, exact_reads)
+    for counting in COUNTINGS:
+        terms = _Terms.of(network, counting)
         rows = _rows(terms, plans)
         for (name, prior), ridge in product(known.items(), RIDGES):
             predicted = _left_out(rows, measured, terms.kinds(prior), ridge)
-            error = float(np.mean(np.abs(predicted / measured - 1)))
+            error = float(np.mean(np.abs(predicted / measured - 1))) * (1 + (WORTH if counting.ragged else 0))
             if best is None or error < best[0] - 1e-6:
                 best = (error, terms, rows, ridge, name)
     assert best is not None

@@ -92,13 +92,13 @@ def priors_of(timed: Timed, known: Sequence[Timing]) -> dict[str, Prior]:
     if timed.on.runtime not in RUNTIMES:
         return {}
     plans = [timing.about["widths"] for timing in known[:FOR_PRIOR]]
-    return {PROFILES: profile_prior(timed.network, plans, timed.profiles(plans), 1)}
+    return {PROFILES: profile_prior(timed.network, plans, timed.profiles(plans))}
 
 
 def table_cost(timed: Timed, known: Sequence[Timing], like: Cost) -> Cost:
-    """The sum-of-layers law in shares of the dense engine's own sum; it rounds widths as `like` does."""
+    """The sum-of-layers law in shares of the dense engine's own sum; channels count as in `like`."""
     plans = [timing.about["widths"] for timing in known[:PROFILED]]
-    table = learn_table(timed.network, plans, timed.profiles(plans), like.block, exact_reads=like.exact)
+    table = learn_table(timed.network, plans, timed.profiles(plans), like.counting)
     whole = table.at({group.name: group.channels for group in timed.network.free})
     return scaled(table, 1 / whole, 0.0)
 
@@ -122,5 +122,5 @@ def _quality(model: LatencyModel) -> str:
     held = model.held_out
     return (
         f"{held.mape:.1%} off on plans it has not seen (bias {held.bias:+.1%}, Kendall τ {held.kendall_tau:.3f}, "
-        f"{held.plans} plans, {'outputs' if model.cost.exact else 'widths'} in blocks of {model.cost.block}, from {model.prior})"
+        f"{held.plans} plans, channels: {model.cost.counting}, from {model.prior})"
     )

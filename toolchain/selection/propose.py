@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 from toolchain.errors import BudgetError
@@ -17,7 +18,8 @@ from toolchain.selection.strategies import STRATEGIES, Ask
 from toolchain.selection.value import Loss, total
 
 MOST, STEPS = 0.99, 14  # largest ratio tried; halvings: ratios are told apart to 0.0001
-Among = tuple[Mapping[str, int], Mapping[str, int]]  # two plans between which every group's width is to lie
+End = Mapping[str, int] | None  # a plan, or open
+Among = tuple[End, End]  # between which every width is to lie
 
 
 class Propose(Protocol):
@@ -39,8 +41,14 @@ def exact(
 
 
 def _between(options: Options, among: Among) -> dict[str, list[int]]:
-    ends = {group: sorted(plan[group] for plan in among) for group in options}
-    return {group: [w for w in widths if ends[group][0] <= w <= ends[group][1]] for group, widths in options.items()}
+    below, above = among
+
+    def ends(group: str) -> tuple[float, float]:
+        if below is not None and above is not None:
+            return min(below[group], above[group]), max(below[group], above[group])
+        return (-inf if below is None else below[group]), (inf if above is None else above[group])
+
+    return {group: [w for w in widths if ends(group)[0] <= w <= ends(group)[1]] for group, widths in options.items()}
 
 
 def by_ratio(strategy: str, network: Network, scores: GroupScores, ask: Ask, loss: Loss) -> Propose:

@@ -72,7 +72,7 @@ def search(
     done: list[Round] = []
     while len(done) < rounds:
         limits: list[Limit] = []
-        closer = None if others else _between(latency, propose, sizes)
+        closer = None if others else _around(latency, propose, sizes)
         if closer is None:
             limits = [limit for goal in goals for limit in goal.limits()] + list(sizes)  # may measure
             with spent.stage("solver"):
@@ -95,13 +95,16 @@ def search(
     return _largest_within(done, latency, limited, rounds)
 
 
-def _between(latency: LatencyGoal, propose: Propose, sizes: Sequence[Limit]) -> Choice | None:
-    """A plan between the two measured ones that the budget lies between; None where there is no other."""
-    if (found := latency.between()) is None:
+def _around(latency: LatencyGoal, propose: Propose, sizes: Sequence[Limit]) -> Choice | None:
+    """A plan next to those measured near the budget; None where there is none, or no other than they are."""
+    if (found := latency.around()) is None:
         return None
     limit, among = found
     with spent.stage("solver"):
-        choice = propose([limit, *sizes], among)
+        try:
+            choice = propose([limit, *sizes], among)
+        except BudgetError:  # such as a size: it may need narrower layers beside wider ones
+            return None
     return None if any(choice.widths == widths for widths, _ in latency.done) else choice
 
 

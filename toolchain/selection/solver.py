@@ -18,7 +18,7 @@ from toolchain.errors import BudgetError
 from toolchain.pruning.depth import Removal
 from toolchain.pruning.groups import Widths
 from toolchain.selection.cost import Cost, Present, Term, Width, group_of
-from toolchain.selection.elimination import Sums
+from toolchain.selection.elimination import Options, Sums, cheapest
 from toolchain.selection.relaxation import relax
 from toolchain.selection.value import total
 
@@ -70,15 +70,8 @@ def solve(
     Raises:
         BudgetError: even the smallest network exceeds a limit; says which, and the least that can be reached.
     """
-    least = {group: min(widths) for group, widths in options.items()}
-    for limit in limits:
-        if (lowest := limit.cost.at(least)) > limit.most:
-            reached = f"the least that can be reached is {lowest:.4g} {limit.unit}"
-            raise BudgetError(
-                f"the {limit.name} budget cannot be reached by narrower layers", got=f"{limit.most:.4g} {limit.unit}",
-                fix=f"{reached}; a smaller picture (--imgsz) or model goes further",
-            )  # fmt: skip
     started = time.monotonic()
+    least = _least(options, limits, removals)
     sums = Sums.of(options, loss, [(limit.cost, limit.most) for limit in limits], removals)
     relaxed = relax(sums, least)
     known = min((sums.filled(plan) for plan in relaxed.plans if within(plan, limits)), key=lambda plan: sums.told(plan)[0])
@@ -105,6 +98,28 @@ def solve(
 def within(widths: Mapping[str, int], limits: Sequence[Limit]) -> bool:
     """Whether a plan exceeds none of the limits."""
     return all(limit.cost.at(widths) <= limit.most for limit in limits)
+
+
+def _least(options: Options, limits: Sequence[Limit], removals: Sequence[Removal]) -> Widths:
+    """A plan within all limits.
+
+    Raises:
+        BudgetError: there is none for one of them; or none was found for all of them together.
+    """
+    plans = [cheapest(options, [(limit.cost, limit.most)], removals) for limit in limits]
+    for limit, plan in zip(limits, plans, strict=True):
+        if (lowest := limit.cost.at(plan)) > limit.most:
+            reached = f"the least that can be reached is {lowest:.4g} {limit.unit}"
+            raise BudgetError(
+                f"the {limit.name} budget cannot be reached by narrower layers", got=f"{limit.most:.4g} {limit.unit}",
+                fix=f"{reached}; a smaller picture (--imgsz) or model goes further",
+            )  # fmt: skip
+    plans.append(cheapest(options, [(limit.cost, limit.most) for limit in limits], removals))
+    for plan in plans:
+        if within(plan, limits):
+            return plan
+    got = ", ".join(f"{limit.name} {limit.most:.4g} {limit.unit}" for limit in limits)
+    raise BudgetError("the budgets cannot be reached together", got=got, fix="loosen one of them")
 
 
 class _Model:
@@ -175,7 +190,7 @@ class _Model:
         return self._parts[key]
 
     def _highest(self, width: Width, cost: Cost) -> int:
-        return cost.size(width, max(self.options[group_of(width)])) // self._unit(width, cost)
+        return max(cost.size(width, w) for w in self.options[group_of(width)]) // self._unit(width, cost)
 
     def _product(self, g: Term, h: Term, cost: Cost) -> list[tuple[int, Any]]:
         """Their product as Σ factor · variable."""
@@ -197,7 +212,7 @@ class _Model:
         inner = h.of if isinstance(h, Present) else h
         assert inner is not None
         unit, most = self._unit(inner, cost), self._highest(inner, cost)
-        least = 0 if isinstance(h, Present) else cost.size(inner, min(self.options[group_of(inner)])) // unit
+        least = 0 if isinstance(h, Present) else min(cost.size(inner, w) for w in self.options[group_of(inner)]) // unit
         copies = []
         for width, x in self.chosen[group_of(g)].items():
             copy = self.model.new_int_var(0, most, f"{g}={width}*{h}")

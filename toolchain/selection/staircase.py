@@ -54,8 +54,8 @@ class Stairs:
 def useful(options: Options, costs: Sequence[Cost]) -> dict[str, list[int]]:
     """The widths worth choosing: one is dropped when a wider one exceeds it in none of the costs, whatever the other groups have.
 
-    Costs grow with every width and are sums over pairs, so what a width costs beside the widest others it costs, in proportion,
-    beside all. No channels at all, where a Bottleneck may go, always stays a choice.
+    Costs are sums over pairs that grow with every width, and over what single widths leave of a block: so a wider one that costs
+    no more beside the widest others costs no more beside any. No channels at all, where a Bottleneck may go, stay a choice.
 
     Args:
         options: group -> widths it may have, rising; a wider one never loses more.
@@ -102,7 +102,7 @@ def stairs(
         dropped = [width for width in widths if width not in worth[group]]
         points = _points(group, plan, saved[list(widths).index(plan[group])], timings)
         found.append(Stairs(group, plan[group], list(widths), saved, dropped, points))
-    return sorted(found, key=lambda one: -one.saved[0])[:most]
+    return sorted(found, key=lambda one: -max(one.saved))[:most]
 
 
 def near(
@@ -138,7 +138,7 @@ def summary(
     worth = useful(options, [cost])
     dropped = {g: [w for w in widths if w not in worth[g]] for g, widths in options.items()}
     return {
-        "block": cost.block, "exact_reads": cost.exact, "widths": sum(map(len, options.values())),
+        **cost.counting._asdict(), "widths": sum(map(len, options.values())),
         "dropped": {g: ws for g, ws in dropped.items() if ws},
         "stairs": [asdict(one) for one in stairs(options, cost, plan, removals, timings)],
     }  # fmt: skip

@@ -14,47 +14,46 @@ import numpy as np
 
 from toolchain.pruning.groups import Network
 from toolchain.selection import cost as costs
-from toolchain.selection.cost import Cost, Linear, Present
+from toolchain.selection.cost import Cost, Counting, Linear, Present
 from toolchain.selection.shapes import engine_convs
 
 Times = Mapping[str, float]  # layer -> ms of one engine
 Sides = Mapping[str, tuple[Linear, Linear]]  # convolution -> what it reads and writes
+NONE = Linear(0.0, {})
 
 
-def learn_table(
-    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int, *, exact_reads: bool = False
-) -> Cost:
+def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], counting: Counting) -> Cost:
     """Predicted milliseconds of a plan.
 
     Args:
         plans: those that were profiled.
         profiles: for each, convolution (module path) -> ms; every other key is between layers.
-        block: widths count rounded up to it.
-        exact_reads: but those that are read as they are.
+        counting: how channels count.
     """
-    sides, engine = costs.sides(network, exact_reads=exact_reads), engine_convs(network)
+    sides, engine = costs.sides(network, exact_reads=counting.exact_reads), engine_convs(network)
+    left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
     constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
     terms: list[tuple[float, Linear]] = []
     products: list[tuple[float, Linear, Linear]] = []
-    for name, (a, b, c, d) in _layers(sides, plans, profiles, block).items():
+    for name, (a, b, c, d, e) in _layers(sides, left, plans, profiles, counting.block).items():
         reads, writes = sides[name]
         call = Linear(0.0, {Present(engine[name].block[0]): 1.0}) if engine[name].block else Linear(1.0, {})
-        terms += [(a, reads), (b, writes), (d, call)]
+        terms += [(a, reads), (b, writes), (d, call), (e, left.get(name, NONE))]
         products.append((c, reads, writes))
-    return costs.total(block, constant, terms, products)
+    return costs.total(counting.block, constant, terms, products)
 
 
 def profile_prior(
-    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
+    network: Network, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times]
 ) -> dict[str, tuple[float, float, float]]:
     """Convolution -> shares of the dense engine's layer times: by its reads, by its writes, by both; for `latency.fit`.
 
     Args: as of `learn_table`.
     """
-    whole = Cost(block).sizes({g.name: g.channels for g in network.free})
+    whole = Cost().sizes({g.name: g.channels for g in network.free})
     sides = costs.sides(network)
     ms = {}
-    for name, (a, b, c, _) in _layers(sides, plans, profiles, block).items():
+    for name, (a, b, c, _, _) in _layers(sides, {}, plans, profiles, 1).items():
         reads, writes = sides[name][0].at(whole), sides[name][1].at(whole)
         ms[name] = (a * reads, b * writes, c * reads * writes)
     total = sum(map(sum, ms.values()))
@@ -62,23 +61,23 @@ def profile_prior(
 
 
 def _layers(
-    sides: Sides, plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
-) -> dict[str, tuple[float, float, float, float]]:
+    sides: Sides, left: Mapping[str, Linear], plans: Sequence[Mapping[str, int]], profiles: Sequence[Times], block: int
+) -> dict[str, tuple[float, ...]]:
     """Convolution -> what `_layer` says of it."""
     found, sizes_of = {}, [Cost(block).sizes(plan) for plan in plans]
     for name, (reads, writes) in sides.items():
         own = np.array([one.get(name, 0.0) for one in profiles])
-        sizes = np.array([[reads.at(p), writes.at(p)] for p in sizes_of])
-        there = sizes.all(axis=1)  # not where its Bottleneck is gone
+        sizes = np.array([[reads.at(p), writes.at(p), left.get(name, NONE).at(p)] for p in sizes_of])
+        there = sizes[:, :2].all(axis=1)  # not where its Bottleneck is gone
         found[name] = _layer(sizes[there], own[there])
     return found
 
 
-def _layer(sizes: Any, times: Any) -> tuple[float, float, float, float]:
-    """Milliseconds per input, per output, per pair, and of the call itself; none negative."""
+def _layer(sizes: Any, times: Any) -> tuple[float, ...]:
+    """Milliseconds per input, per output, per pair, of the call itself, and where outputs are left over; none negative."""
     from scipy.optimize import nnls
 
-    columns = np.column_stack([sizes[:, 0], sizes[:, 1], sizes[:, 0] * sizes[:, 1], np.ones(len(sizes))])
+    columns = np.column_stack([sizes[:, 0], sizes[:, 1], sizes[:, 0] * sizes[:, 1], np.ones(len(sizes)), sizes[:, 2]])
     scale = np.maximum(columns.max(axis=0), 1e-12)
     found = nnls(columns / scale, times)[0] / scale
-    return float(found[0]), float(found[1]), float(found[2]), float(found[3])
+    return tuple(map(float, found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toolchain.device.settings import On
 from toolchain.device.sweep import Candidate
 from toolchain.executor.task import Executor
 from toolchain.pruning.criteria import GroupScores
+from toolchain.pruning.groups import Widths
 from toolchain.pruning.kept_scores import kept_scores
 from toolchain.pruning.prune import PruneRequest, prune
 from toolchain.pruning.recovery import check_kind
@@ -21,6 +23,8 @@ from toolchain.pruning.sensitivity import Loaded, load, sensitivity
 from toolchain.report import selection_page
 from toolchain.selection import joint, spent, value
 from toolchain.selection.budget import Budget
+from toolchain.selection.cost import Cost
+from toolchain.selection.elimination import cheapest
 from toolchain.selection.goals import LatencyGoal
 from toolchain.selection.learnt import size_limit, study
 from toolchain.selection.missing import with_missing
@@ -105,7 +109,7 @@ def _select(
     with spent.stage("choice of the start"):
         best, candidates = best_start(starts, learnt, share, most, out, settings, data=data, align=align, seed=seed)
     start = starts[best]
-    goal = LatencyGoal(learnt[best], None if share is None else share / start.share, _least(start))
+    goal = LatencyGoal(learnt[best], None if share is None else share / start.share, partial(_least, start))
     others = energy_goal(start, goal, budgets, out, on, settings, seed)
     if within_uncut(start, share, most, others):
         found = uncut(learnt[best], start.whole)
@@ -179,8 +183,8 @@ def _share(start: Start, first: Start) -> float:
     return first.timed.engines([engine])[0].ratio
 
 
-def _least(start: Start) -> dict[str, int]:
-    return {group: min(widths) for group, widths in start.options.items()}
+def _least(start: Start, law: Cost) -> Widths:
+    return cheapest(start.options, [(law, 1.0)], start.network.removals)
 
 
 def _latency_share(budget: Budget, first: Start, part: float, share_before: float) -> float:
@@ -233,8 +237,7 @@ def _summary(
         "budgets": [str(budget) for budget in budgets], "share": share or last.predicted * start.share,
         "limited": share is not None, "measured": last.measured * start.share,
         "error": last.error, "rounds": [asdict(one) for one in found.rounds], "timings": found.timings,
-        "latency_model": {"held_out": asdict(found.model.held_out), "block": found.model.cost.block,
-                          "exact_reads": found.model.cost.exact, "ridge": found.model.ridge,
-                          "prior": found.model.prior},
+        "latency_model": {"held_out": asdict(found.model.held_out), "ridge": found.model.ridge,
+                          "prior": found.model.prior, **found.model.cost.counting._asdict()},
         "store": str(start.timed.folder), "device": machine,
     }  # fmt: skip
