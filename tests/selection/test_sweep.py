@@ -71,16 +71,23 @@ def test_as_many_references_as_memory_holds(
 
 
 class Shared:
-    """Stands in for a session on a processor that others slow down, now and then, and one engine more than another."""
+    """Stands in for a session on a processor that others slow down, now and then, and one engine more than another.
+
+    The first inferences of a request find cold caches, which costs every engine as much.
+    """
+
+    COLD_MS = (2.0, 0.5, 0.3, 0.1)
 
     def __init__(self, ms: float, slowed: float, clock: list[int], slow: Callable[[int], bool]) -> None:
         self.ms, self.slowed, self.clock, self.slow = ms, slowed, clock, slow
 
-    def request(self, op: str, *, runs: int = 6, **_: object) -> dict[str, object]:
+    def request(self, op: str, *, runs: int = 6, lead_runs: int = 0, **_: object) -> dict[str, object]:
         latencies = []
-        for _run in range(runs):
+        for run in range(lead_runs + runs):
             self.clock[0] += 1
-            latencies.append(self.ms * (self.slowed if self.slow(self.clock[0]) else 1.0))
+            cold_ms = self.COLD_MS[run] if run < len(self.COLD_MS) else 0.0
+            latencies.append(cold_ms + self.ms * (self.slowed if self.slow(self.clock[0]) else 1.0))
+        latencies = latencies[lead_runs:]
         starts = [float(i) for i in range(runs)]
         return {"start_s": starts, "latency_ms": latencies, "stopped": "enough", "rss_mb": None}
 
