@@ -51,8 +51,7 @@ def law(network: Network, counting: Counting, seed: int) -> Cost:
         terms += [(by_reads / a, reads), (by_writes / b, writes)]
         products.append((by_both / a / b, reads, writes))
     terms += [(BLOCK * rng.lognormal(0, 0.5), Linear(0.0, {Present(r.hidden): 1.0})) for r in network.removals]
-    if counting.ragged:
-        terms += [(LEFT * rng.lognormal(0, 0.5), one) for one in costs.ragged(sides, counting.ragged).values()]
+    terms += [(LEFT * rng.lognormal(0, 0.5), one) for one in costs.ragged(sides, counting.ragged).values()]
     drawn = costs.total(counting.block, 0.0, terms, products)
     return costs.scaled(drawn, (1 - FIXED) / drawn.at(full), FIXED)
 

@@ -26,7 +26,7 @@ DENSE = {g.name: g.channels for g in NETWORK.free}
 def law(counting: Counting) -> Cost:
     """0.2 constant, 0.8 by multiply-adds of padded widths; and what is left over of blocks, if that counts, 0.01 each."""
     sides, convs = costs.sides(NETWORK, exact_reads=counting.exact_reads), engine_convs(NETWORK)
-    left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
+    left = costs.ragged(sides, counting.ragged)
     work = [(float(convs[name].macs_per_pair), *both) for name, both in sides.items()]
     whole = costs.total(counting.block, 0.0, [], work).at(DENSE)
     return costs.scaled(

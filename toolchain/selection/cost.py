@@ -169,8 +169,13 @@ def sides(network: Network, *, exact_reads: bool = False) -> dict[str, tuple[Lin
 
 
 def ragged(sides: Mapping[str, tuple[Linear, Linear]], block: int) -> dict[str, Linear]:
-    """Convolution -> 1 where what it writes is no multiple of `block`, else 0; those that can tell by one group's width."""
+    """Convolution -> 1 where what it writes is no multiple of `block`, else 0; those that can tell by one group's width.
+
+    None where `block` is 0: nothing left over counts.
+    """
     found: dict[str, Linear] = {}
+    if not block:
+        return found
     for name, (_, writes) in sides.items():
         if len(writes.factors) == 1 and writes.constant % block == 0:
             ((term, k),) = writes.factors.items()

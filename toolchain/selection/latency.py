@@ -94,7 +94,7 @@ class _Terms:
         sides = costs.sides(network, exact_reads=counting.exact_reads)
         sides = {n: s for n, s in sides.items() if s[0].factors or s[1].factors}
         there = [Linear(0.0, {Present(removal.hidden): 1.0}) for removal in network.removals]
-        left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
+        left = costs.ragged(sides, counting.ragged)
         pixels = np.array([engine_convs(network)[name].pixels for name in left], dtype=np.float64)
         shares = [np.full(len(there), BLOCK_SHARE / max(len(there), 1)), RAGGED_SHARE * pixels / max(pixels.sum(), 1.0)]
         others = [*there, *left.values()]

@@ -114,10 +114,11 @@ def _least(options: Options, limits: Sequence[Limit], removals: Sequence[Removal
                 f"the {limit.name} budget cannot be reached by narrower layers", got=f"{limit.most:.4g} {limit.unit}",
                 fix=f"{reached}; a smaller picture (--imgsz) or model goes further",
             )  # fmt: skip
-    plans.append(cheapest(options, [(limit.cost, limit.most) for limit in limits], removals))
     for plan in plans:
         if within(plan, limits):
             return plan
+    if within(together := cheapest(options, [(limit.cost, limit.most) for limit in limits], removals), limits):
+        return together
     got = ", ".join(f"{limit.name} {limit.most:.4g} {limit.unit}" for limit in limits)
     raise BudgetError("the budgets cannot be reached together", got=got, fix="loosen one of them")
 

@@ -31,7 +31,7 @@ def learn_table(network: Network, plans: Sequence[Mapping[str, int]], profiles: 
         counting: how channels count.
     """
     sides, engine = costs.sides(network, exact_reads=counting.exact_reads), engine_convs(network)
-    left = costs.ragged(sides, counting.ragged) if counting.ragged else {}
+    left = costs.ragged(sides, counting.ragged)
     constant = float(np.mean([sum(ms for name, ms in one.items() if name not in sides) for one in profiles]))
     terms: list[tuple[float, Linear]] = []
     products: list[tuple[float, Linear, Linear]] = []
